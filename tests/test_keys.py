@@ -1,0 +1,68 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from cutmix_zoo.keys import SampleKey, Stream, generator_for, isolated_rng, seed_for
+
+
+def test_splitmix_matches_the_published_sequence() -> None:
+    """First outputs of SplitMix64 seeded with 1234567, as published with the algorithm's reference code."""
+    from cutmix_zoo.keys import _splitmix64
+
+    golden = 0x9E3779B97F4A7C15
+    outputs = [_splitmix64((1234567 + i * golden) & ((1 << 64) - 1)) for i in range(3)]
+    assert outputs == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_seeds_differ_in_every_part_and_in_order() -> None:
+    names = [(seed, stream, epoch, index) for seed in (0, 1) for stream in Stream for epoch in range(5) for index in range(50)]
+    seeds = {seed_for(*name) for name in names}
+    assert len(seeds) == len(names)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_for(1, 2) != seed_for(2, 1)
+    assert seed_for(0) != seed_for(0, 0)
+    assert seed_for(-1) == seed_for(2**64 - 1)
+
+
+def test_seed_bits_are_balanced() -> None:
+    seeds = np.array([seed_for(3, Stream.AUGMENT, 0, index) for index in range(4000)], dtype=np.uint64)
+    ones = [(seeds >> np.uint64(bit)) & np.uint64(1) for bit in range(63)]
+    # 4000 fair coins: standard deviation 0.0079, so 0.04 is five of them
+    assert all(abs(float(column.mean()) - 0.5) < 0.04 for column in ones)
+
+
+def test_generators_repeat_and_are_independent() -> None:
+    first, again, other = (torch.rand(1000, generator=generator_for(7, Stream.MIX, 0, step)) for step in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert abs(float(torch.corrcoef(torch.stack([first, other]))[0, 1])) < 0.15
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_isolated_rng_seeds_inside_and_restores_after(fails: bool) -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)
+    expected = draw()
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)
+    inside = []
+    for _ in range(2):
+        try:
+            with isolated_rng(5, Stream.AUGMENT, 0, 3):
+                inside.append(draw())
+                if fails:
+                    raise KeyError("from inside")
+        except KeyError:
+            assert fails
+    assert inside[0] == inside[1]
+    assert draw() == expected
+
+
+def test_sample_key_is_a_plain_tuple() -> None:
+    assert SampleKey(epoch=1, step=2, index=3) == (1, 2, 3)
