@@ -1,4 +1,10 @@
-"""The one exception that the command line shows without a traceback."""
+"""The one exception that the command line shows without a traceback, and what shows it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
 
 
 class UserError(ValueError):
@@ -7,3 +13,27 @@ class UserError(ValueError):
     The command line prints the message alone and exits with status 2; every other
     exception is a defect of ours and keeps its traceback.
     """
+
+
+def run_command(command: Callable[[Sequence[str]], None], program: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and turn what the user can put right into one line on stderr.
+
+    Args:
+        command: takes the arguments.
+        program: the name to print before the message.
+        arguments: what follows the program's name; ``None`` takes ``sys.argv``.
+
+    Returns:
+        The exit status: 0, 2 after a :class:`UserError`, 130 after Ctrl-C.
+    """
+    try:
+        command(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        # every process of a launch meets the same mistake; one of them says so
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{program}: error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    return 0

@@ -17,7 +17,13 @@ def test_splitmix_matches_the_published_sequence() -> None:
 
 
 def test_seeds_differ_in_every_part_and_in_order() -> None:
-    names = [(seed, stream, epoch, index) for seed in (0, 1) for stream in Stream for epoch in range(5) for index in range(50)]
+    names = [
+        (seed, stream, epoch, index)
+        for seed in (0, 1)
+        for stream in Stream
+        for epoch in range(5)
+        for index in range(50)
+    ]
     seeds = {seed_for(*name) for name in names}
     assert len(seeds) == len(names)
     assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,0 +1,1 @@
+"""Datasets, keyed sampling and loaders."""

@@ -1,0 +1,38 @@
+"""CutMix and its relatives: drawn once, applied anywhere.
+
+A *method* holds settings and draws; a *plan* holds what was drawn and applies it::
+
+    mix = CutMix(alpha=1.0, prob=0.5, per="sample")
+    plan = mix.draw(batch_size, height, width, generator=generator)
+    mixed = plan.apply(images)
+    targets = plan.mix_targets(labels, num_classes)
+
+Shapes: ``images`` (B, C, H, W), ``labels`` (B,) int64, ``targets`` (B, K) float32, ``logits`` (B, K),
+``plan.sources``, ``plan.pixel_shares`` and ``plan.label_shares`` (B, M), ``plan.lam`` and ``plan.partner`` (B,),
+``plan.boxes`` (B, 4), with B images, K classes and M sources of each mixed image.
+"""
+
+from cutmix_zoo.mixing.boxes import Box, clipped_boxes, inside_boxes
+from cutmix_zoo.mixing.collate import MixCollate, collate_samples, plan_for
+from cutmix_zoo.mixing.cutmix import CutMix
+from cutmix_zoo.mixing.plan import BoxPlan, IdentityPlan, MixPlan, concatenate
+from cutmix_zoo.mixing.registry import METHODS, MixMethod
+from cutmix_zoo.mixing.targets import mixed_accuracy, two_term_loss
+
+__all__ = [
+    "METHODS",
+    "Box",
+    "BoxPlan",
+    "CutMix",
+    "IdentityPlan",
+    "MixCollate",
+    "MixMethod",
+    "MixPlan",
+    "clipped_boxes",
+    "collate_samples",
+    "concatenate",
+    "inside_boxes",
+    "mixed_accuracy",
+    "plan_for",
+    "two_term_loss",
+]

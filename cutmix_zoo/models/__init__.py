@@ -1,0 +1,7 @@
+"""Networks that timm lacks; importing this package registers them with ``timm.create_model``."""
+
+from cutmix_zoo.models.cifar_pyramidnet import CifarPyramidNet
+from cutmix_zoo.models.cifar_resnet import CifarResNet
+from cutmix_zoo.models.export import export_model
+
+__all__ = ["CifarPyramidNet", "CifarResNet", "export_model"]

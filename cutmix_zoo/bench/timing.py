@@ -1,0 +1,62 @@
+"""Timing several candidates against each other in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+
+class Timing(NamedTuple):
+    """Milliseconds of one call, over the repeats."""
+
+    median: float
+    low: float
+    """First quartile."""
+    high: float
+    """Third quartile."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread inside the block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def interleave(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Time every candidate once a round, so that a slow moment of the machine falls on all of them alike.
+
+    Args:
+        candidates: functions without arguments, by name. A first round of all of them is not counted.
+        repeats: number of rounds that count, at least 2.
+
+    Returns:
+        The timing of each candidate, under its name.
+
+    Example:
+        >>> sorted(interleave({"a": lambda: 1, "b": lambda: 2}, repeats=3))
+        ['a', 'b']
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repeats + 1):
+        for name, candidate in candidates.items():
+            start = time.perf_counter()
+            candidate()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: _summarize(measured[1:]) for name, measured in seconds.items()}
+
+
+def _summarize(seconds: list[float]) -> Timing:
+    low, median, high = (1000 * value for value in statistics.quantiles(seconds, n=4, method="inclusive"))
+    return Timing(median, low, high)

@@ -1,0 +1,121 @@
+"""``cutmix-zoo ...``: wiring only; the work is done by the modules that the commands name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cutmix_zoo.errors import UserError, run_command
+from cutmix_zoo.training.recipe import find_recipe, shipped_recipes
+
+
+def _print(text: str) -> None:
+    print(text)  # noqa: T201  this module is what talks to the terminal
+
+
+def recipes(arguments: Sequence[str]) -> None:
+    """List the shipped recipes, or write one into the current folder."""
+    parser = argparse.ArgumentParser(prog="cutmix-zoo recipes", description="List the shipped recipes, or copy one.")
+    parser.add_argument("--copy", metavar="NAME", help="write this recipe into a file")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the file to write (default: ./NAME.yaml)")
+    options = parser.parse_args(arguments)
+    if options.copy is None:
+        for name, file in shipped_recipes().items():
+            headline = file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+            _print(f"{name:34} {headline}")
+        return
+    source = shipped_recipes().get(options.copy) or find_recipe(options.copy)
+    target: Path = options.output or Path(f"{options.copy}.yaml")
+    if target.exists():
+        raise UserError(f"{target} exists and is not overwritten; name another file with --output.")
+    target.write_bytes(source.read_bytes())
+    _print(f"wrote {target}; train it with: cutmix-zoo train --config {target}")
+
+
+def preview(arguments: Sequence[str]) -> None:
+    """Draw the first mixed batch of a recipe."""
+    from cutmix_zoo.training.overrides import split_overrides
+    from cutmix_zoo.training.preview import draw_preview
+    from cutmix_zoo.training.recipe import load_recipe
+
+    parser = argparse.ArgumentParser(
+        prog="cutmix-zoo preview",
+        description="Draw a grid of mixed training images with their boxes, label names and shares.",
+        epilog="Every key of the recipe can be overridden, such as --mix.per sample.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="RECIPE", help="a recipe file, or a shipped recipe's name")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.png", help="the picture to write")
+    options, rest = parser.parse_known_args(arguments)
+    draw_preview(load_recipe(options.config, split_overrides(rest)), options.output)
+    _print(f"wrote {options.output}")
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train a recipe in this process."""
+    from cutmix_zoo.train import command
+
+    command(arguments)
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Measure a model on a dataset in this process."""
+    from cutmix_zoo.evaluate import command
+
+    command(arguments)
+
+
+def bench(arguments: Sequence[str]) -> None:
+    """Run a benchmark and print its table."""
+    from cutmix_zoo.bench.mixing import bench_mixing, format_table
+
+    parser = argparse.ArgumentParser(
+        prog="cutmix-zoo bench", description="Compare our speed with the peers' in one run; the ratios are what counts."
+    )
+    parser.add_argument("what", choices=["mixing"], help="what to measure")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements to this file")
+    options = parser.parse_args(arguments)
+    result = bench_mixing()
+    _print(format_table(result))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+COMMANDS = {
+    "recipes": (recipes, "list the shipped recipes, or copy one"),
+    "train": (train, "train a recipe"),
+    "evaluate": (evaluate, "measure a model on a dataset"),
+    "preview": (preview, "draw the mixed images of a recipe"),
+    "bench": (bench, "compare our speed with the peers' in one run"),
+}
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Hand the arguments to the command that the first one names."""
+    from cutmix_zoo import __version__
+
+    listing = "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="cutmix-zoo",
+        description="CutMix for timm: train, evaluate and look.",
+        epilog=f"commands:\n{listing}\n\ncutmix-zoo COMMAND --help says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cutmix_zoo {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    options = parser.parse_args(arguments)
+    run, _ = COMMANDS[options.command]
+    run(options.arguments)
+
+
+def main() -> int:
+    """Run ``cutmix-zoo``."""
+    return run_command(command, f"cutmix-zoo {sys.argv[1]}" if len(sys.argv) > 1 else "cutmix-zoo")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Open a dataset by its name, and say what its classes are."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from timm.data import ImageNetInfo, create_dataset
+from timm.data.dataset import IterableImageDataset
+
+from cutmix_zoo.data.fashion_mnist import MINI_ROOT, FashionMNIST
+from cutmix_zoo.data.settings import DataSettings, input_spec
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.known import known_dataset
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Split = Literal["train", "val"]
+
+_OURS = ("fashion_mnist_mini", "fashion_mnist")
+# timm takes any name without a prefix for a folder; we take these, so that a misspelt name is an error
+_FOLDERS = ("folder", "imagenet", "torch/folder", "torch/image_folder")
+_TORCH_TRAIN_OR_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "imagenet")
+_TORCH_OWN_SPLITS = ("places365", "inaturalist", "inat")
+_TORCH = tuple(f"torch/{name}" for name in _TORCH_TRAIN_OR_TEST + _TORCH_OWN_SPLITS)
+# timm's readers that stand on a package of their own: the module, and what to install
+_PACKAGES = {
+    "hfds": ("datasets", "datasets"),
+    "hfids": ("datasets", "datasets"),
+    "tfds": ("tensorflow_datasets", "tensorflow tensorflow-datasets"),
+    "wds": ("webdataset", "webdataset"),
+}
+_TRAIN_SYNONYMS = ("train", "training")
+_VAL_SYNONYMS = ("val", "valid", "validation", "eval", "evaluation")
+# what libraries raise for a dataset that is not there, incomplete, or of another kind than was said
+_OPEN_ERRORS = (OSError, RuntimeError, ValueError, AssertionError, LookupError, ImportError)
+
+
+def open_split(settings: DataSettings, split: Split, *, seed: int = 0, world_size: int = 1) -> Any:
+    """Open one split of a dataset, without any transform.
+
+    Args:
+        settings: the data section of a recipe.
+        split: the training or the evaluation split; ``settings`` says what the dataset calls it.
+        seed: seed of the run, for the readers that shuffle by themselves (hfids, tfds, wds).
+        world_size: number of training processes, for the same readers.
+
+    Returns:
+        A dataset of (PIL image, label). It is indexable, or for hfids, tfds and wds an
+        ``IterableImageDataset``: its training split gives each process its own share, its evaluation split
+        gives all samples to every process.
+
+    Raises:
+        UserError: when the name is unknown, a package is missing, or the dataset is missing, empty or
+            of another layout.
+    """
+    split_name = settings.train_split if split == "train" else settings.val_split
+    if settings.name in _OURS:
+        dataset = _open_ours(settings, split_name)
+    else:
+        _check_name(settings.name)
+        _check_place(settings, split_name)
+        dataset = _open_with_timm(settings, split, split_name, seed=seed, world_size=world_size)
+    if dataset_size(dataset) == 0:
+        raise UserError(f"split {split_name!r} of {settings.name} in {settings.root} has no images")
+    return dataset
+
+
+def _open_ours(settings: DataSettings, split_name: str) -> FashionMNIST:
+    train = _is_train(settings.name, split_name)
+    if settings.name == "fashion_mnist_mini":
+        return FashionMNIST(MINI_ROOT, train)
+    return FashionMNIST(_root(settings), train, download=settings.download)
+
+
+def _is_train(name: str, split_name: str) -> bool:
+    """Tell the two splits that a dataset has; timm takes whatever is not train for test, a misspelt train too."""
+    known = {**dict.fromkeys(_TRAIN_SYNONYMS, True), **dict.fromkeys((*_VAL_SYNONYMS, "test"), False)}
+    if split_name not in known:
+        raise UserError(f"{name} has no split {split_name!r}: expected one of {', '.join(known)}")
+    return known[split_name]
+
+
+def _root(settings: DataSettings) -> str:
+    if settings.root is None:
+        raise UserError(f"{settings.name} needs data.root: the folder where the dataset is, or is to be downloaded to")
+    return settings.root
+
+
+def _check_name(name: str) -> None:
+    prefix, _, rest = name.partition("/")
+    if prefix.lower() in _PACKAGES and (rest or prefix.lower() == "wds"):
+        module, install = _PACKAGES[prefix.lower()]
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"dataset {name!r} needs a package that is not installed: pip install {install}")
+    elif name not in (*_FOLDERS, *_TORCH):
+        names = (*_OURS, *_FOLDERS, *_TORCH)
+        nearest = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise UserError(
+            f"unknown dataset {name!r}: {hint}known are {', '.join(names)}, and with a name after them "
+            + ", ".join(f"{prefix}/" for prefix in _PACKAGES)
+        )
+
+
+def _check_place(settings: DataSettings, split_name: str) -> None:
+    if settings.name in _FOLDERS:
+        _check_folder(Path(_root(settings)), split_name)
+    elif settings.name in _TORCH:
+        _root(settings)
+        if settings.name.removeprefix("torch/") in _TORCH_TRAIN_OR_TEST:
+            _is_train(settings.name, split_name)
+    elif settings.name.lower().startswith("wds/"):
+        root = _root(settings)
+        if ":" not in root and not Path(root).is_dir():
+            raise UserError(f"{root} is no folder: set data.root to the folder or URL of the webdataset's shards")
+
+
+def _check_folder(root: Path, split_name: str) -> None:
+    """Require the split's subfolder: without it timm would take the whole root for each split."""
+    synonyms = next((names for names in (_TRAIN_SYNONYMS, _VAL_SYNONYMS) if split_name in names), ())
+    wanted = dict.fromkeys((split_name, *synonyms))
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder: set data.root to the folder that holds the splits of your images")
+    if not any((root / name).exists() for name in wanted):
+        there = sorted(path.name for path in root.iterdir())[:10]
+        raise UserError(
+            f"no split {split_name!r} in {root}: looked for {', '.join(wanted)}, "
+            f"found {', '.join(there) or 'nothing'}. Expected ROOT/SPLIT/CLASS/IMAGE; "
+            "set data.train_split and data.val_split to the names of your subfolders"
+        )
+
+
+def _open_with_timm(settings: DataSettings, split: Split, split_name: str, *, seed: int, world_size: int) -> Any:
+    mode = "L" if input_spec(settings).input_size[0] == 1 else "RGB"
+    reads_fields = settings.name.partition("/")[0].lower() in _PACKAGES
+    fields = {"input_key": settings.input_key, "target_key": settings.target_key} if reads_fields else {}
+    try:
+        dataset = create_dataset(
+            "" if settings.name in ("folder", "imagenet") else settings.name,
+            root=settings.root,
+            split=split_name,
+            is_training=split == "train",
+            download=settings.download,
+            batch_size=settings.batch_size // world_size,
+            seed=seed,
+            input_img_mode=mode,
+            **fields,
+        )
+    except _OPEN_ERRORS as error:
+        raise UserError(
+            f"cannot open split {split_name!r} of {settings.name} in {settings.root}: "
+            f"{' '.join(str(error).split()) or type(error).__name__}. Check data.root and the split's name, "
+            "or set data.download to true where the dataset can be downloaded"
+        ) from error
+    if "" in (_class_to_idx(dataset) or {}):
+        raise UserError(f"images of {settings.root} lie outside any class: expected ROOT/SPLIT/CLASS/IMAGE")
+    if split == "val" and isinstance(dataset, IterableImageDataset):
+        _read_everything(dataset)
+    return dataset
+
+
+def _read_everything(dataset: Any) -> None:
+    """Let each process read all samples: timm's shares for several processes repeat some and miss others."""
+    dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
+
+
+def dataset_size(dataset: Any) -> int:
+    """Count the samples of a split, over all processes.
+
+    Raises:
+        UserError: when a stream does not say.
+    """
+    if not isinstance(dataset, IterableImageDataset):
+        return len(dataset)
+    if not dataset.reader.num_samples:
+        raise UserError("the dataset does not say how many samples it has; a wds split may: train-{0..9}.tar|5000")
+    return int(dataset.reader.num_samples)
+
+
+def _class_to_idx(dataset: Any) -> dict[str, int] | None:
+    for owner in (dataset, getattr(dataset, "reader", None)):
+        for name in ("class_to_idx", "class_name_to_idx"):
+            if found := getattr(owner, name, None):
+                return dict(found)
+    return None
+
+
+def class_names(dataset: Any, settings: DataSettings) -> tuple[str, ...] | None:
+    """Name the classes of a dataset, in the order of its labels.
+
+    The names of the table of known datasets go first, if the dataset has that many classes.
+
+    Args:
+        dataset: what :func:`open_split` returned.
+        settings: the settings it was opened with.
+
+    Returns:
+        One name for each class; None if the dataset does not say.
+    """
+    classes = _class_to_idx(dataset) or {}
+    own = tuple(sorted(classes, key=classes.__getitem__))
+    known = known_dataset(settings.name)
+    if known is not None and len(own) in (0, known.num_classes):
+        return known.classes or tuple(ImageNetInfo("imagenet-1k").label_descriptions())
+    if [classes[name] for name in own] != list(range(len(own))):
+        return None
+    return own or None
+
+
+def check_same_classes(train: Any, val: Any) -> None:
+    """Check that the label of a class is the same in both splits, which class folders alone do not ensure.
+
+    Args:
+        train: the training split.
+        val: the evaluation split.
+
+    Raises:
+        UserError: when one has a class that the other lacks.
+    """
+    ours, theirs = _class_to_idx(train), _class_to_idx(val)
+    if ours is not None and theirs is not None and ours != theirs:
+        odd = sorted(set(ours) ^ set(theirs))
+        raise UserError(
+            f"the two splits have different classes, so their labels would not agree: {len(ours)} in training, "
+            f"{len(theirs)} in evaluation; only one of the two has {', '.join(odd[:10]) or 'this order of them'}"
+        )
+
+
+def check_labels(dataset: Any, num_classes: int) -> None:
+    """Check all labels of a dataset before a run, where it can tell them without reading the images.
+
+    Args:
+        dataset: what :func:`open_split` returned.
+        num_classes: number of classes; labels have to lie in [0, num_classes).
+
+    Raises:
+        UserError: when a label lies outside.
+    """
+    labels = _labels(dataset)
+    if labels is None:
+        return
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise UserError(
+            f"{len(outside)} of {len(labels)} labels are outside the {num_classes} classes, such as {outside[0]}: "
+            f"expected labels from 0 to {num_classes - 1}; set the number of classes to that of the dataset"
+        )
+
+
+def _labels(dataset: Any) -> NDArray[np.int64] | None:
+    reader = getattr(dataset, "reader", None)
+    for owner in (dataset, reader):
+        if (targets := getattr(owner, "targets", None)) is not None:
+            return np.asarray(targets, np.int64)
+    if samples := getattr(reader, "samples", None):
+        return np.asarray([label for _, label in samples], np.int64)
+    return None

@@ -1,0 +1,166 @@
+"""Datasets of PIL images as datasets of uint8 tensors whose augmentation is keyed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.keys import SampleKey, Stream, isolated_rng
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cutmix_zoo.data.transforms import Transform
+
+KeyedSample = tuple[Tensor, int, SampleKey]
+PlainSample = tuple[Tensor, int]
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """What is done to each sample that was read: check its label, transform its image.
+
+    Args:
+        transform: from a PIL image to a uint8 tensor (C, H, W).
+        num_classes: labels have to lie in [0, num_classes).
+
+    Raises:
+        UserError: when a sample's label lies outside the classes.
+    """
+
+    transform: Transform
+    num_classes: int
+
+    def __call__(self, image: Any, label: Any) -> PlainSample:
+        """Return the tensor and the label as an int."""
+        if not 0 <= label < self.num_classes:
+            raise UserError(
+                f"label {label} is outside the {self.num_classes} classes: expected 0 to {self.num_classes - 1}; "
+                "set the number of classes to that of the dataset"
+            )
+        return self.transform(image), int(label)
+
+
+class Keyed(Dataset[KeyedSample]):
+    """An indexable dataset whose sample is a function of the run's seed and the sample's key.
+
+    Args:
+        dataset: gives (PIL image, label) for an index.
+        prepare: what is done to each sample.
+        seed: seed of the run.
+    """
+
+    def __init__(self, dataset: Any, prepare: Prepare, *, seed: int) -> None:
+        self.dataset, self.prepare, self.seed = dataset, prepare, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey) -> KeyedSample:
+        with isolated_rng(self.seed, Stream.AUGMENT, key.epoch, key.index):
+            return *self.prepare(*_read(self.dataset, key.index)), key
+
+
+class Plain(Dataset[PlainSample]):
+    """An indexable dataset for evaluation: plain indices, nothing random.
+
+    Args:
+        dataset: gives (PIL image, label) for an index.
+        prepare: what is done to each sample.
+    """
+
+    def __init__(self, dataset: Any, prepare: Prepare) -> None:
+        self.dataset, self.prepare = dataset, prepare
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> PlainSample:
+        return self.prepare(*_read(self.dataset, index))
+
+
+class KeyedStream(IterableDataset[KeyedSample]):
+    """A stream of timm's (hfids, tfds, wds) with keys made up from what is known of a sample: its place.
+
+    The ``n``-th sample that worker ``w`` of ``W`` reads on a rank gets ``index = (n * W + w) *
+    world_size + rank``, and the step at which a loader with ``W`` workers will hand it over. So an epoch is
+    repeatable if it is read from its start by the same number of workers and processes.
+
+    Args:
+        dataset: iterates over (PIL image, label); timm's readers give each rank and worker its share.
+        prepare: what is done to each sample.
+        seed: seed of the run.
+        batch_size: samples per batch of this rank.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self, dataset: Any, prepare: Prepare, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.dataset, self.prepare, self.seed = dataset, prepare, seed
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration, before its workers start."""
+        self.epoch = epoch
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[KeyedSample]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        for count, sample in enumerate(_read_all(self.dataset)):
+            step = count // self.batch_size * workers + worker
+            index = (count * workers + worker) * self.world_size + self.rank
+            key = SampleKey(self.epoch, step, index)
+            with isolated_rng(self.seed, Stream.AUGMENT, key.epoch, key.index):
+                prepared = self.prepare(*sample)
+            yield *prepared, key
+
+
+class PlainStream(IterableDataset[PlainSample]):
+    """A stream for evaluation, of which each process keeps every ``world_size``-th sample.
+
+    Args:
+        dataset: iterates over (PIL image, label), the same ones in every process.
+        prepare: what is done to each sample.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, dataset: Any, prepare: Prepare, *, rank: int = 0, world_size: int = 1) -> None:
+        self.dataset, self.prepare, self.rank, self.world_size = dataset, prepare, rank, world_size
+
+    def __iter__(self) -> Iterator[PlainSample]:
+        for count, sample in enumerate(_read_all(self.dataset)):
+            if count % self.world_size == self.rank:
+                yield self.prepare(*sample)
+
+
+def _read(dataset: Any, index: int) -> tuple[Any, Any]:
+    with _reading(f"sample {index}"):
+        image, label = dataset[index]
+        image.load()
+    return image, label
+
+
+def _read_all(dataset: Any) -> Iterator[tuple[Any, Any]]:
+    with _reading("the next sample"):
+        for image, label in dataset:
+            image.load()
+            yield image, label
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Blame the data for what goes wrong while it is read (Pillow reports a broken PNG as a SyntaxError)."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, SyntaxError) as error:
+        raise UserError(f"cannot read {what} of the dataset: {error}") from error

@@ -1,0 +1,99 @@
+"""Which samples are in which batch: a function of seed, epoch, step and rank."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import Sampler
+
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.keys import SampleKey, Stream, generator_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class KeyedBatchSampler(Sampler[list[SampleKey]]):
+    """Yield the batches of an epoch as lists of keys, from any step on.
+
+    The order of an epoch is a function of seed and epoch alone. Step ``s`` takes samples
+    ``[s * batch_size, (s + 1) * batch_size)`` of it, and each rank its contiguous part of those; what
+    does not fill a last batch is left out of that epoch.
+
+    Args:
+        size: number of samples in the dataset.
+        batch_size: samples per step, over all ranks together.
+        seed: seed of the run.
+        rank: this process.
+        world_size: number of processes.
+
+    Raises:
+        UserError: when the batch does not divide among the processes, or is larger than the dataset.
+
+    Example:
+        >>> sampler = KeyedBatchSampler(10, 4, seed=0)
+        >>> sampler.set_position(epoch=3, step=1)
+        >>> [[(key.epoch, key.step) for key in batch] for batch in sampler]
+        [[(3, 1), (3, 1), (3, 1), (3, 1)]]
+    """
+
+    def __init__(self, size: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        local_batch_size(batch_size, world_size)
+        if size < batch_size:
+            raise UserError(f"the dataset has {size} images, less than a batch: set data.batch_size to {size} or less")
+        self.size, self.batch_size, self.seed, self.rank, self.world_size = size, batch_size, seed, rank, world_size
+        self.set_position(0)
+
+    def __len__(self) -> int:
+        """Count the steps of a whole epoch."""
+        return self.size // self.batch_size
+
+    def set_position(self, epoch: int, step: int = 0) -> None:
+        """Choose where the next iteration starts.
+
+        Args:
+            epoch: epoch, from 0.
+            step: step within it, from 0 to the length of an epoch.
+        """
+        self.epoch, self.step = epoch, step
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch, first = self.epoch, self.step
+        order = torch.randperm(self.size, generator=generator_for(self.seed, Stream.SHUFFLE, epoch))
+        local = self.batch_size // self.world_size
+        for step in range(first, len(self)):
+            start = step * self.batch_size + self.rank * local
+            yield [SampleKey(epoch, step, index) for index in order[start : start + local].tolist()]
+
+
+def local_batch_size(batch_size: int, world_size: int) -> int:
+    """Divide a batch among the processes.
+
+    Raises:
+        UserError: when it does not divide evenly.
+    """
+    if batch_size % world_size:
+        raise UserError(
+            f"data.batch_size counts the images of all processes together: expected a multiple of {world_size}, "
+            f"got {batch_size}"
+        )
+    return batch_size // world_size
+
+
+def eval_indices(size: int, rank: int = 0, world_size: int = 1) -> range:
+    """Choose the samples that a process evaluates: every one exactly once over all processes, none twice.
+
+    Args:
+        size: number of samples in the dataset.
+        rank: this process.
+        world_size: number of processes.
+
+    Returns:
+        Their indices; ranks may differ by one in how many.
+
+    Example:
+        >>> list(eval_indices(5, 0, 2)), list(eval_indices(5, 1, 2))
+        ([0, 2, 4], [1, 3])
+    """
+    return range(rank, size, world_size)

@@ -1,0 +1,141 @@
+"""What a recipe says about its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.known import known_dataset
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The ``data`` section of a recipe.
+
+    Args:
+        name: ``fashion_mnist_mini`` (ships with the package), ``fashion_mnist``, ``folder`` (images under
+            ROOT/SPLIT/CLASS), ``imagenet`` (such a folder), or a name with a prefix that
+            ``timm.data.create_dataset`` takes: ``torch/cifar100``, ``hfds/...``, ``wds/...``.
+        root: folder of the dataset; for hfds, hfids and tfds its cache. fashion_mnist_mini needs none.
+        download: fetch the dataset into ``root`` if it is missing and its source allows it.
+        train_split: split to train on; for a folder, the subfolder.
+        val_split: split to evaluate on; for a folder, the subfolder. timm's synonyms of it are tried too.
+        input_key: field of the image (hfds, hfids, tfds, wds); ``None`` takes the reader's own default.
+        target_key: field of the label (hfds, hfids, tfds, wds); ``None`` takes the reader's own default.
+        input_size: (channels, height, width) that the network gets; ``None`` takes what is known of the dataset.
+        mean: mean of each channel, pixels scaled to [0, 1]; ``None`` takes what is known of the dataset.
+        std: standard deviation of each channel, pixels scaled to [0, 1]; ``None`` takes what is known.
+        batch_size: images per optimizer step, over all processes together.
+        workers: loader processes of each training process; 0 loads in the training process itself.
+        crop: training crop. ``pad``: zero padding, then a random crop, as for CIFAR; ``random_resized``: a
+            random area and aspect ratio, as for ImageNet; ``none``: the centre.
+        pad: pixels of zero padding on each side, for ``crop: pad``.
+        scale: range of the cropped share of the area, for ``crop: random_resized``.
+        ratio: range of the crop's width over its height, for ``crop: random_resized``.
+        hflip: probability of a horizontal flip in training.
+        color_jitter: largest relative change of brightness, contrast and saturation in training.
+        lighting: standard deviation of AlexNet's colour noise in training, for three channels; the
+            official ImageNet code has 0.1.
+        interpolation: how images are resized.
+        crop_pct: share of the resized image's side that evaluation keeps; 0.875 is ImageNet's 224 of 256.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    name: str
+    root: str | None = None
+    download: bool = False
+    train_split: str = "train"
+    val_split: str = "validation"
+    input_key: str | None = None
+    target_key: str | None = None
+    input_size: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    batch_size: int = 128
+    workers: int = 2
+    crop: Literal["pad", "random_resized", "none"] = "pad"
+    pad: int = 4
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = 0.5
+    color_jitter: float = 0.0
+    lighting: float = 0.0
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    crop_pct: float = 1.0
+
+    def __post_init__(self) -> None:
+        size = self.input_size or (1, 1, 1)
+        _check(size[0] in (1, 3), f"input_size must begin with 1 or 3 channels, got {size}")
+        _check(min(size) >= 1, f"input_size must have a positive height and width, got {size}")
+        _check(min(self.std or (1,)) > 0, f"std must be positive, got {self.std}")
+        _check(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+        _check(0 < self.scale[0] <= self.scale[1] <= 1, f"scale must be 0 < low <= high <= 1, got {self.scale}")
+        _check(0 < self.ratio[0] <= self.ratio[1], f"ratio must be 0 < low <= high, got {self.ratio}")
+        _check(0 <= self.hflip <= 1, f"hflip must be in [0, 1], got {self.hflip}")
+        _check(0 < self.crop_pct <= 1, f"crop_pct must be in (0, 1], got {self.crop_pct}")
+        for key in ("workers", "pad", "color_jitter", "lighting"):
+            value = getattr(self, key)
+            _check(value >= 0, f"{key} must be at least 0, got {value}")
+
+
+def _check(condition: bool, message: str) -> None:
+    """Raise ``ValueError``; a message starts with the name of its field, which is how an error finds its line."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network is fed: the facts of the data that belong in a model's config.
+
+    Args:
+        input_size: (channels, height, width).
+        mean: mean of each channel, pixels scaled to [0, 1].
+        std: standard deviation of each channel, pixels scaled to [0, 1].
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def input_spec(settings: DataSettings) -> InputSpec:
+    """Complete the settings with what is known of the dataset.
+
+    A grey dataset's mean and standard deviation also serve three channels, which are then equal.
+
+    Args:
+        settings: the data section of a recipe.
+
+    Returns:
+        Input size, mean and standard deviation.
+
+    Raises:
+        UserError: when something is neither set nor known, or does not fit the number of channels.
+
+    Example:
+        >>> input_spec(DataSettings("torch/cifar100")).input_size
+        (3, 32, 32)
+    """
+    known = known_dataset(settings.name)
+    input_size = settings.input_size or (known.input_size if known else None)
+    mean = settings.mean or (known.mean if known else None)
+    std = settings.std or (known.std if known else None)
+    if input_size is None or mean is None or std is None:
+        raise UserError(
+            f"dataset {settings.name!r} is not in the table of known datasets: set data.input_size, data.mean and "
+            "data.std, such as [3, 224, 224], [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]"
+        )
+    channels = input_size[0]
+    return InputSpec(input_size, _per_channel("mean", mean, channels), _per_channel("std", std, channels))
+
+
+def _per_channel(key: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(values) == 1:
+        return values * channels
+    if len(values) != channels:
+        raise UserError(f"data.{key}: expected {channels} values, one for each of the channels, got {values}")
+    return values

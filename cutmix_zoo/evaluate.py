@@ -1,0 +1,192 @@
+"""Measure a model on a dataset: ``cutmix-zoo evaluate MODEL --on DATASET``, or under ``accelerate launch``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import nn
+
+import cutmix_zoo.models  # noqa: F401  registers our models
+from cutmix_zoo.data.datasets import check_labels, class_names, open_split
+from cutmix_zoo.data.loaders import eval_loader
+from cutmix_zoo.data.settings import DataSettings, input_spec
+from cutmix_zoo.data.transforms import to_input
+from cutmix_zoo.errors import UserError, run_command
+from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
+from cutmix_zoo.training.files import write_json
+from cutmix_zoo.training.launch import make_accelerator
+from cutmix_zoo.training.recipe import load_recipe
+from cutmix_zoo.training.run import RunFolder
+from cutmix_zoo.training.settings import RuntimeSettings
+
+SUITES = ("accuracy",)
+"""What can be measured."""
+
+
+def evaluate(
+    model: str,
+    on: str | None = None,
+    *,
+    root: str | None = None,
+    split: str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Measure the accuracy of a model on a dataset, with the preprocessing that the model asks for.
+
+    Args:
+        model: a timm name with weights, the folder of a run or of an exported model, or a Hub id ``OWNER/NAME``.
+        on: a dataset, by any name that a recipe takes; ``None`` takes that of the run.
+        root: the dataset's folder; ``None`` takes that of the run, if it is the run's dataset.
+        split: the split; ``None`` takes the validation split.
+        batch_size: images a forward pass and process; ``None`` takes that of the run, else 250.
+        workers: loader processes; ``None`` takes that of the run, else 2.
+
+    Returns:
+        ``model``, ``dataset``, ``split``, ``top1`` and ``top5`` in percent, ``loss`` in nats, ``count`` in images.
+
+    Raises:
+        UserError: if the model or the data cannot be had, or they do not belong together.
+    """
+    accelerator = make_accelerator()
+    recipe_file = RunFolder(Path(model)).recipe_file
+    recipe = load_recipe(recipe_file) if recipe_file.is_file() else None
+    if on is None and recipe is None:
+        raise UserError(f"{model} is not the folder of a run: say with --on which dataset to measure it on.")
+    network = load_network(model)
+    own = recipe is not None and on in (None, recipe.data.name)
+    settings = recipe.data if recipe is not None and own else DataSettings(str(on))
+    settings = _with_preprocessing(settings, network)
+    changes = {"root": root, "val_split": split, "workers": workers}
+    settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
+    dataset = open_split(settings, "val")
+    if not own:
+        _check_classes(network, class_names(dataset, settings), settings.name)
+    check_labels(dataset, network.num_classes)  # type: ignore[arg-type]
+    runtime = RuntimeSettings() if recipe is None else recipe.runtime
+    if runtime.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = accelerator.device
+    loader = eval_loader(
+        dataset,
+        settings,
+        batch_size=batch_size or (250 if recipe is None else recipe.evaluate.batch_size),
+        num_classes=network.num_classes,  # type: ignore[arg-type]
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        pin_memory=device.type == "cuda",
+    )
+    numbers = evaluate_accuracy(
+        network.to(device),
+        loader,
+        prepare=lambda images: to_input(images, input_spec(settings), device, channels_last=runtime.channels_last),
+        expected=loader.size,
+        reduce=lambda sums: accelerator.reduce(sums.to(device)).cpu(),
+    )
+    return {"model": model, "dataset": settings.name, "split": settings.val_split, **numbers}
+
+
+def load_network(model: str) -> nn.Module:
+    """Load a network with its weights.
+
+    Args:
+        model: a timm name with weights, the folder of a run or of an exported model, or a Hub id ``OWNER/NAME``.
+
+    Raises:
+        UserError: if there is no such model, or its weights cannot be had.
+    """
+    name = _timm_name(model)
+    try:
+        return timm.create_model(name, pretrained=True)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"cannot load {model!r} as {name!r}: {' '.join(str(error).split())}") from error
+
+
+def _timm_name(model: str) -> str:
+    folder = Path(model)
+    for place in (RunFolder(folder).model, folder):
+        if (place / "config.json").is_file():
+            return f"local-dir:{place}"
+    if folder.is_dir():
+        raise UserError(f"{model} has no model: neither config.json nor model/config.json; has its run finished?")
+    if timm.is_model(model) and not timm.is_model_pretrained(model):
+        tagged = timm.list_pretrained(f"{model}.*")
+        hint = f"with weights there are {', '.join(tagged[:5])}" if tagged else "train one and give its run folder"
+        raise UserError(f"{model} is an architecture without weights; {hint}.")
+    is_hub_id = "/" in model and ":" not in model
+    return f"hf-hub:{model}" if is_hub_id else model
+
+
+def _with_preprocessing(settings: DataSettings, network: nn.Module) -> DataSettings:
+    config = resolve_model_data_config(network)
+    return replace(settings, **{key: config[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")})
+
+
+def _check_classes(network: nn.Module, names: Sequence[str] | None, dataset: str) -> None:
+    if names is not None and len(names) != network.num_classes:
+        raise UserError(
+            f"the model has {network.num_classes} classes and {dataset} has {len(names)}; "
+            "measure it on the dataset it was trained for."
+        )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="cutmix-zoo evaluate",
+        description="Measure a model on every image of a split, with the preprocessing that the model asks for.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a timm name, the folder of a run, or a Hub id OWNER/NAME")
+    parser.add_argument("--on", metavar="DATASET", help="a dataset, as recipes name it (default: the run's own)")
+    parser.add_argument("--suite", choices=SUITES, default="accuracy", help="what to measure (default: accuracy)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="also write the numbers to DIR/<suite>.json")
+    parser.add_argument("--root", metavar="DIR", help="the dataset's folder")
+    parser.add_argument("--split", metavar="NAME", help="the split (default: the validation split)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images a forward pass and process")
+    parser.add_argument("--workers", type=int, metavar="N", help="loader processes")
+    return parser
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Evaluate as the command line says."""
+    options = make_parser().parse_args(arguments)
+    file = options.output / f"{options.suite}.json" if options.output else None
+    if file is not None and file.exists():
+        raise UserError(f"{file} exists and is not overwritten; choose another folder with --output.")
+    numbers = evaluate(
+        options.model,
+        options.on,
+        root=options.root,
+        split=options.split,
+        batch_size=options.batch_size,
+        workers=options.workers,
+    )
+    if os.environ.get("RANK", "0") != "0":
+        return
+    print(  # noqa: T201
+        f"{numbers['model']} on {numbers['count']:,} images of {numbers['dataset']} ({numbers['split']}): "
+        f"top-1 {numbers['top1']:.2f} %, top-5 {numbers['top5']:.2f} %, loss {numbers['loss']:.4f}"
+    )
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, numbers)
+        print(f"wrote {file}")  # noqa: T201
+
+
+def main() -> int:
+    """Run ``python -m cutmix_zoo.evaluate``."""
+    return run_command(command, "cutmix-zoo evaluate")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

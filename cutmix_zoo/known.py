@@ -1,0 +1,149 @@
+"""Constants of known datasets: image size, mean, standard deviation, classes, licence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """What a run has to know about a dataset before it opens it."""
+
+    name: str
+    """Our name for it."""
+    input_size: tuple[int, int, int]
+    """(channels, height, width) that networks for it take by convention."""
+    mean: tuple[float, ...]
+    """Mean of each channel, pixels scaled to [0, 1]."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel, pixels scaled to [0, 1]."""
+    num_classes: int
+    """Number of classes."""
+    classes: tuple[str, ...]
+    """Label names in the dataset's own order; empty for ImageNet, whose names are in ``timm.data.ImageNetInfo``."""
+    licence: str
+    """What its owners allow, as they state it."""
+    homepage: str
+    """Where it comes from."""
+
+
+_FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+_CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+_CIFAR100_CLASSES = tuple(
+    """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm
+    """.split()  # noqa: SIM905  quoted, they would take a hundred lines
+)
+
+# The official CutMix code's constants, which it uses for both CIFAR datasets.
+_CIFAR_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
+_CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
+
+# Measured over the 60,000 training images. The mini set shares them, so that a model can move between the two.
+_FASHION_MNIST_MEAN = (0.28604,)
+_FASHION_MNIST_STD = (0.35302,)
+
+_FASHION_MNIST_HOME = "https://github.com/zalandoresearch/fashion-mnist"
+_CIFAR_HOME = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_CIFAR_LICENCE = "none stated; its authors ask to cite Krizhevsky, 2009"
+
+KNOWN_DATASETS: dict[str, KnownDataset] = {
+    known.name: known
+    for known in (
+        KnownDataset(
+            name="fashion_mnist",
+            input_size=(1, 28, 28),
+            mean=_FASHION_MNIST_MEAN,
+            std=_FASHION_MNIST_STD,
+            num_classes=10,
+            classes=_FASHION_MNIST_CLASSES,
+            licence="MIT",
+            homepage=_FASHION_MNIST_HOME,
+        ),
+        KnownDataset(
+            name="fashion_mnist_mini",
+            input_size=(1, 28, 28),
+            mean=_FASHION_MNIST_MEAN,
+            std=_FASHION_MNIST_STD,
+            num_classes=10,
+            classes=_FASHION_MNIST_CLASSES,
+            licence="MIT",
+            homepage=_FASHION_MNIST_HOME,
+        ),
+        KnownDataset(
+            name="cifar10",
+            input_size=(3, 32, 32),
+            mean=_CIFAR_MEAN,
+            std=_CIFAR_STD,
+            num_classes=10,
+            classes=_CIFAR10_CLASSES,
+            licence=_CIFAR_LICENCE,
+            homepage=_CIFAR_HOME,
+        ),
+        KnownDataset(
+            name="cifar100",
+            input_size=(3, 32, 32),
+            mean=_CIFAR_MEAN,
+            std=_CIFAR_STD,
+            num_classes=100,
+            classes=_CIFAR100_CLASSES,
+            licence=_CIFAR_LICENCE,
+            homepage=_CIFAR_HOME,
+        ),
+        KnownDataset(
+            name="imagenet",
+            input_size=(3, 224, 224),
+            mean=IMAGENET_DEFAULT_MEAN,
+            std=IMAGENET_DEFAULT_STD,
+            num_classes=1000,
+            classes=(),
+            licence="ImageNet terms of access: non-commercial research and education",
+            homepage="https://www.image-net.org",
+        ),
+    )
+}
+
+_OTHER_NAMES = {"imagenet_1k": "imagenet", "imagenet2012": "imagenet"}
+
+
+def known_dataset(name: str) -> KnownDataset | None:
+    """Look up the constants of a dataset by any name that timm opens it with.
+
+    What counts is what follows the last slash, in lower case and with ``_`` for ``-``; ``imagenet-1k``
+    and ``imagenet2012`` are ImageNet.
+
+    Args:
+        name: one of our names, or one of timm's with its prefix.
+
+    Returns:
+        The constants, or None for a dataset that is not in the table.
+
+    Example:
+        >>> known_dataset("torch/cifar100").num_classes, known_dataset("hfds/ILSVRC/imagenet-1k").name
+        (100, 'imagenet')
+        >>> known_dataset("folder") is None
+        True
+    """
+    last = name.rsplit("/", 1)[-1].lower().replace("-", "_")
+    return KNOWN_DATASETS.get(_OTHER_NAMES.get(last, last))

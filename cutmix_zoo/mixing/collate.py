@@ -1,0 +1,224 @@
+"""Collates: samples become a batch, and a mixing plan is applied while it is written."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from timm.data import FastCollateMixup
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from cutmix_zoo.keys import SampleKey, Stream, generator_for
+from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
+from cutmix_zoo.mixing.settings import require_count, require_fraction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cutmix_zoo.mixing.registry import MixMethod
+
+Sample = tuple[Any, Any] | tuple[Any, Any, SampleKey]
+"""Image (C, H, W), a CPU tensor or a NumPy array of any layout and dtype; integer label; and perhaps a key."""
+
+
+def plan_for(
+    mix: MixMethod, batch_size: int, height: int, width: int, *, seed: int, epoch: int, step: int, rank: int
+) -> MixPlan:
+    """Draw the plan that belongs to one step of a run: the collate and the device path draw the same one.
+
+    Args:
+        mix: the method.
+        batch_size: number of images on this rank.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        seed: the run's seed.
+        epoch: epoch, from 0.
+        step: step within the epoch, from 0.
+        rank: this process among those that train together.
+    """
+    return mix.draw(batch_size, height, width, generator=generator_for(seed, Stream.MIX, epoch, step, rank))
+
+
+def collate_samples(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Stack samples into a batch, unmixed, keeping the layout of their memory.
+
+    Images that lie in memory as height, width, channel (what timm's transforms give) become a
+    ``channels_last`` batch. In a loader worker the batch is written straight into shared memory.
+
+    Args:
+        samples: tuples of image, label and perhaps a key, which is dropped.
+
+    Returns:
+        images (B, C, H, W) in the samples' dtype, and labels (B,) int64.
+
+    Raises:
+        ValueError: if there is no sample, or the images differ in shape or dtype.
+        TypeError: if a sample is something else.
+
+    Example:
+        >>> images, labels = collate_samples([(np.zeros((32, 32, 3), np.uint8).transpose(2, 0, 1), 7)] * 4)
+        >>> images.shape, images.is_contiguous(memory_format=torch.channels_last), labels
+        (torch.Size([4, 3, 32, 32]), True, tensor([7, 7, 7, 7]))
+    """
+    arrays, labels = _read(samples)
+    return _write(IdentityPlan(len(arrays), *arrays[0].shape[-2:]), arrays), labels
+
+
+class MixCollate(FastCollateMixup):
+    """Collate samples for a timm loader and mix them while the batch is written.
+
+    ``timm.data.create_loader(..., collate_fn=MixCollate(CutMix(), num_classes))`` and timm's train
+    loop take it for their own ``FastCollateMixup``, and ``loader.mixup_enabled = False`` reaches workers
+    that are already running. The samples' arrays are only read; a batch is new memory each time,
+    written in the samples' dtype and layout (see :func:`collate_samples`).
+
+    When the samples carry a :class:`~cutmix_zoo.keys.SampleKey`, the plan is a function of (seed, epoch,
+    step, rank): see :func:`plan_for`. Otherwise it is drawn from a generator of the collate's own, seeded by
+    the loader worker's seed (without workers, by ``torch.initial_seed()``), and the global generators are not touched.
+
+    Args:
+        mix: the method.
+        num_classes: K.
+        smoothing: label smoothing in [0, 1], applied to unmixed batches too. timm's is 0.1 unless told otherwise.
+        seed: the run's seed.
+        rank: this process among those that train together.
+
+    Raises:
+        ValueError: if ``smoothing`` or ``num_classes`` is out of range.
+
+    Example:
+        >>> from cutmix_zoo.mixing import CutMix
+        >>> collate = MixCollate(CutMix(), num_classes=10, smoothing=0.1)
+        >>> images, targets = collate([(np.zeros((3, 32, 32), np.uint8), 7)] * 4)
+        >>> images.shape, targets.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4, 10]))
+    """
+
+    # The constructor of FastCollateMixup is not called: its settings describe methods of its own.
+    def __init__(self, mix: MixMethod, num_classes: int, smoothing: float = 0.0, seed: int = 0, rank: int = 0) -> None:
+        require_fraction("smoothing", smoothing)
+        require_count("num_classes", num_classes)
+        self.mix = mix
+        self.num_classes = num_classes
+        self.smoothing = smoothing
+        self.seed = seed
+        self.rank = rank
+        self._enabled = torch.ones((), dtype=torch.bool).share_memory_()
+        self._own: tuple[int, torch.Generator] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a generator's state does not survive the way to a spawned worker, which starts its own anyway
+        return {**self.__dict__, "_own": None}
+
+    @property
+    def mixup_enabled(self) -> bool:
+        """Whether batches are mixed: one switch for this process and all its loader workers."""
+        return bool(self._enabled)
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, enabled: bool) -> None:
+        self._enabled.fill_(enabled)
+
+    def __call__(self, batch: Sequence[Sample], _: object = None) -> tuple[Tensor, Tensor]:
+        """Collate and mix samples.
+
+        Args:
+            batch: tuples of image, label and perhaps a key.
+
+        Returns:
+            images (B, C, H, W) in the samples' dtype, and targets (B, K) float32.
+
+        Raises:
+            ValueError: if there is no sample, the images differ in shape or dtype, or a label is
+                outside the classes.
+            TypeError: if a sample is something else.
+        """
+        arrays, labels = _read(batch)
+        plan = self._plan(batch[0], len(arrays), *arrays[0].shape[-2:])
+        return _write(plan, arrays), plan.mix_targets(labels, self.num_classes, self.smoothing)
+
+    def _plan(self, first: Sample, batch_size: int, height: int, width: int) -> MixPlan:
+        if not self.mixup_enabled:
+            return IdentityPlan(batch_size, height, width)
+        if len(first) == 2:
+            return self.mix.draw(batch_size, height, width, generator=self._own_generator())
+        epoch, step, _ = first[2]
+        return plan_for(self.mix, batch_size, height, width, seed=self.seed, epoch=epoch, step=step, rank=self.rank)
+
+    def _own_generator(self) -> torch.Generator:
+        worker = get_worker_info()
+        origin = torch.initial_seed() if worker is None else worker.seed
+        # In a worker this object is a copy, perhaps of one that was used before: it must not go on from there.
+        if self._own is None or self._own[0] != origin:
+            self._own = origin, generator_for(origin, Stream.MIX, self.seed, self.rank)
+        return self._own[1]
+
+
+def _read(samples: Sequence[Sample]) -> tuple[list[np.ndarray], Tensor]:
+    """Split samples into image arrays, which are views of their memory, and labels (B,) int64."""
+    if not samples:
+        raise ValueError("a batch needs at least one sample, got none")
+    arrays = [_as_array(sample) for sample in samples]
+    first = arrays[0]
+    for array in arrays:
+        if array.shape != first.shape or array.dtype != first.dtype:
+            raise ValueError(
+                "the images of a batch must have one shape and dtype, got "
+                f"{first.dtype} {first.shape} and {array.dtype} {array.shape}: crop or resize them in the transform"
+            )
+    return arrays, torch.tensor([_as_label(sample[1]) for sample in samples])
+
+
+def _as_array(sample: Sample) -> np.ndarray:
+    if not isinstance(sample, tuple | list) or not (
+        len(sample) == 2 or (len(sample) == 3 and isinstance(sample[2], SampleKey))
+    ):
+        raise TypeError(f"a sample must be (image, label) or (image, label, SampleKey), got {_describe(sample)}")
+    image = sample[0]
+    try:
+        array = image.numpy() if isinstance(image, Tensor) else image
+    except (RuntimeError, TypeError) as error:  # a gradient, another device, bfloat16
+        raise TypeError(
+            f"an image must be a CPU tensor without gradient, of a dtype that NumPy has too: {error}"
+        ) from None
+    if not isinstance(array, np.ndarray) or array.ndim != 3:
+        raise TypeError(f"an image must be a tensor or an array of shape (C, H, W), got {_describe(image)}")
+    return array
+
+
+def _as_label(label: Any) -> int:
+    try:
+        return operator.index(label)
+    except TypeError:
+        raise TypeError(f"a label must be one integer, got {_describe(label)}") from None
+
+
+def _describe(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__} of ({', '.join(type(item).__name__ for item in value)})"
+    return type(value).__name__ if shape is None else f"{type(value).__name__} of shape {tuple(shape)}"
+
+
+def _write(plan: MixPlan, arrays: list[np.ndarray]) -> Tensor:
+    images = _empty_batch(arrays[0], len(arrays))
+    plan.write(arrays, images.numpy())
+    return images
+
+
+def _empty_batch(image: np.ndarray, batch_size: int) -> Tensor:
+    """Allocate a (B, C, H, W) batch whose rows lie in memory in the image's order of axes."""
+    dtype = torch.from_numpy(np.empty(0, image.dtype)).dtype
+    shape = (batch_size, *image.shape)
+    axes = sorted(range(image.ndim), key=lambda axis: -abs(image.strides[axis]))
+    strides, step = [0] * len(shape), 1
+    for axis in (0, *(axis + 1 for axis in axes))[::-1]:
+        strides[axis], step = step, step * shape[axis]
+    if get_worker_info() is None:
+        return torch.empty_strided(shape, strides, dtype=dtype)
+    # in shared memory from the start, as torch's own collate does: the queue need not copy it
+    storage = torch.UntypedStorage._new_shared(step * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape, strides)

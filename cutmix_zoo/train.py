@@ -1,0 +1,225 @@
+"""Train a recipe: ``accelerate launch -m cutmix_zoo.train --config RECIPE``, or ``train(recipe)`` in a notebook."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from cutmix_zoo.errors import run_command
+from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
+from cutmix_zoo.models.export import export_model
+from cutmix_zoo.pictures import draw_curves
+from cutmix_zoo.training.checkpoint import Progress, load_checkpoint, read_progress
+from cutmix_zoo.training.files import write_json
+from cutmix_zoo.training.job import Job, make_job, model_args
+from cutmix_zoo.training.launch import make_accelerator
+from cutmix_zoo.training.loop import fit
+from cutmix_zoo.training.overrides import split_overrides
+from cutmix_zoo.training.preview import draw_preview
+from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_keys
+from cutmix_zoo.training.run import RunFolder, begin, find_start
+from cutmix_zoo.training.settings import Recipe
+
+_PACKAGES = ("cutmix_zoo", "torch", "torchvision", "timm", "accelerate")
+
+
+def train(recipe: Recipe, output: Path | None = None, resume: str | None = None) -> dict[str, Any]:
+    """Train a recipe and leave a run folder.
+
+    Args:
+        recipe: what to train; see :func:`~cutmix_zoo.training.recipe.load_recipe`.
+        output: the run's folder; ``None`` takes the folder of the checkpoint that ``resume`` names, else
+            ``runs/<name of the recipe>``.
+        resume: ``"auto"`` goes on from the newest checkpoint in the folder, or starts if there is none; a path goes on
+            from that checkpoint; ``None`` starts, and refuses a folder that holds a run.
+
+    Returns:
+        The run's summary: what ``summary.json`` holds. ``"auto"`` does not train a finished run again.
+
+    Raises:
+        UserError: for whatever the user can put right: recipe, data, folder, launch.
+    """
+    folder = RunFolder(output or default_output(recipe, resume))
+    accelerator = make_accelerator(recipe.runtime.trackers, folder.path)
+    job = make_job(recipe, accelerator)
+    checkpoint = find_start(folder, job.recipe, resume, accelerator.num_processes)
+    summary = folder.summary() if resume == "auto" else None
+    if summary is None:
+        progress = _start(job, checkpoint)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            begin(folder, job.recipe, progress)
+        summary = _train(job, folder, progress)
+    return summary
+
+
+def default_output(recipe: Recipe, resume: str | None) -> Path:
+    """Choose the folder of a run whose launch names none."""
+    return Path("runs", recipe.name) if resume in (None, "auto") else Path(str(resume)).parent.parent
+
+
+def _start(job: Job, checkpoint: Path | None) -> Progress:
+    if checkpoint is None:
+        return Progress(world_size=job.accelerator.num_processes)
+    scaler = load_checkpoint(checkpoint, job.network, job.torch_optimizer)
+    if job.accelerator.scaler is not None and scaler:
+        job.accelerator.scaler.load_state_dict(scaler)
+    return read_progress(checkpoint)
+
+
+def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+    """Train to the end, and say in the folder how it ended, whatever happens."""
+    accelerator = job.accelerator
+    try:
+        if job.recipe.runtime.trackers:
+            accelerator.init_trackers("tensorboard")
+        if accelerator.is_main_process:
+            _draw(draw_preview, job.recipe, folder.plots / "preview.png")
+        fit(job, folder, progress, evaluate_accuracy)
+        if accelerator.is_main_process:
+            _finish(job, folder, progress)
+    except BaseException as error:
+        if accelerator.is_main_process:
+            state = "preempted" if isinstance(error, KeyboardInterrupt) else "failed"
+            folder.write_status(state, f"{type(error).__name__}: {error}")
+        raise
+    summary = _from_main(folder.summary() if accelerator.is_main_process else None)
+    accelerator.end_training()
+    return summary
+
+
+def _from_main(summary: dict[str, Any] | None) -> dict[str, Any]:
+    from accelerate.utils import broadcast_object_list
+
+    (summary,) = broadcast_object_list([summary])
+    assert summary is not None
+    return summary
+
+
+def _finish(job: Job, folder: RunFolder, progress: Progress) -> None:
+    """Write what a finished run has more: curves, the model, the summary."""
+    summary = _summarize(job, progress)
+    _draw(draw_curves, progress.metrics, folder.plots / "curves.png", title=job.recipe.name)
+    data = job.recipe.data
+    export_model(
+        job.network,
+        folder.model,
+        data_config={
+            "input_size": data.input_size,
+            "mean": data.mean,
+            "std": data.std,
+            "interpolation": data.interpolation,
+            "crop_pct": data.crop_pct,
+        },
+        label_names=job.classes,
+        provenance={
+            "tag": job.recipe.name,
+            "description": f"Trained with cutmix_zoo {summary['versions']['cutmix_zoo']} on {data.name}.",
+            # without the place of the data, which is nobody else's business
+            "recipe": recipe_dict(replace(job.recipe, data=replace(data, root=None))),
+            "summary": summary,
+        },
+        model_args=model_args(job.recipe),
+    )
+    write_json(folder.summary_file, summary)
+    folder.write_status("finished")
+
+
+def _summarize(job: Job, progress: Progress) -> dict[str, Any]:
+    recipe, last = job.recipe, progress.metrics[-1]
+    best = max((line for line in progress.metrics if line["top1"] is not None), key=lambda line: line["top1"])
+    return {
+        "name": recipe.name,
+        "model": recipe.model.name,
+        "dataset": recipe.data.name,
+        "top1": last["top1"],
+        "top5": last["top5"],
+        "val_loss": last["val_loss"],
+        "val_images": job.val_loader.size,
+        "epochs": progress.epoch,
+        "best_top1": best["top1"],
+        "best_epoch": best["epoch"],
+        "images_per_second": progress.images / progress.seconds,
+        "train_seconds": progress.seconds,
+        "parameters": sum(parameter.numel() for parameter in job.network.parameters()),
+        "seed": recipe.seed,
+        "processes": progress.world_size,
+        "device": _device_name(job),
+        "mixed_precision": job.accelerator.mixed_precision,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+    }
+
+
+def _device_name(job: Job) -> str:
+    device = job.accelerator.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def _draw(draw: Callable[..., None], *arguments: Any, **options: Any) -> None:
+    """Draw a picture if matplotlib is there; the numbers do not depend on it."""
+    if find_spec("matplotlib") is None:
+        tqdm.write("no pictures: they need matplotlib (pip install 'cutmix_zoo[plots]')")
+    else:
+        draw(*arguments, **options)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the common options; every other option overrides a key of the recipe."""
+    keys = "\n".join(f"  --{key:26} {text}" for key, text in recipe_keys().items())
+    parser = argparse.ArgumentParser(
+        prog="cutmix-zoo train",
+        description="Train a recipe and leave a run folder with the model, its numbers and its pictures.",
+        epilog=f"Every key of the recipe can be overridden, such as --optimizer.lr 0.05 or --mix null:\n{keys}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="FILE_OR_NAME", help="a recipe file, or a shipped recipe's name"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="the run's folder (default: runs/<recipe name>)")
+    parser.add_argument(
+        "--resume", metavar="auto|PATH", help="go on from the folder's newest checkpoint, or from this checkpoint"
+    )
+    return parser
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Train as the command line says."""
+    options, rest = make_parser().parse_known_args(arguments)
+    recipe = load_recipe(options.config, split_overrides(rest))
+    summary = train(recipe, options.output, options.resume)
+    if os.environ.get("RANK", "0") == "0":
+        print(closing(summary, options.output or default_output(recipe, options.resume)))  # noqa: T201
+
+
+def closing(summary: dict[str, Any], folder: Path) -> str:
+    """Say what came of a run, and the three lines that load it."""
+    return f"""
+{summary["model"]} after {summary["epochs"]} epochs: top-1 {summary["top1"]:.2f} %, top-5 {summary["top5"]:.2f} % \
+on {summary["val_images"]:,} validation images; {summary["images_per_second"]:.0f} training images a second.
+Everything is in {folder}. To load the model:
+
+    import timm
+    import cutmix_zoo
+    model = timm.create_model("local-dir:{folder}/model", pretrained=True).eval()
+"""
+
+
+def main() -> int:
+    """Run ``python -m cutmix_zoo.train``."""
+    return run_command(command, "cutmix-zoo train")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,299 @@
+"""A job: the live objects of one run, made from a recipe."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset, Subset
+
+from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, dataset_size, open_split
+from cutmix_zoo.data.loaders import EvalLoader, TrainLoader, eval_loader, train_loader
+from cutmix_zoo.data.settings import input_spec
+from cutmix_zoo.data.transforms import to_input
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.keys import Stream, generator_for, isolated_rng
+from cutmix_zoo.mixing import IdentityPlan, MixCollate, MixPlan, collate_samples, plan_for
+from cutmix_zoo.training.schedule import make_schedule
+from cutmix_zoo.training.settings import Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+CLEAN_IMAGES = 1000
+"""How many training images ``clean_train_top1`` is measured on."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The opened data of a recipe.
+
+    Args:
+        train: the training split: PIL images and labels.
+        clean: the fixed training images that are also measured unmixed.
+        val: the validation split.
+        classes: label names, one a class.
+    """
+
+    train: Any
+    clean: Any
+    val: Any
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The live objects of one run.
+
+    Args:
+        recipe: the recipe, resolved: nothing in it is left to the data.
+        accelerator: this process's place in the launch.
+        classes: label names, one a class.
+        network: the bare model.
+        model: the network as it is trained, wrapped for several processes.
+        torch_optimizer: the bare optimizer.
+        optimizer: the optimizer as it is stepped, wrapped for mixed precision.
+        schedule: sets the learning rate of each update.
+        train_loader: this process's training batches.
+        clean_loader: its share of the fixed unmixed training images.
+        val_loader: its share of the validation split.
+    """
+
+    recipe: Recipe
+    accelerator: Accelerator
+    classes: tuple[str, ...]
+    network: nn.Module
+    model: nn.Module
+    torch_optimizer: torch.optim.Optimizer
+    optimizer: Any
+    schedule: Scheduler
+    train_loader: TrainLoader
+    clean_loader: EvalLoader
+    val_loader: EvalLoader
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates an epoch."""
+        return len(self.train_loader)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Training images an epoch, over all processes."""
+        return self.updates_per_epoch * self.recipe.data.batch_size
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the last update."""
+        return self.torch_optimizer.param_groups[0]["lr"]
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Turn uint8 images into what the network takes, on its device."""
+        spec = input_spec(self.recipe.data)
+        return to_input(images, spec, self.accelerator.device, channels_last=self.recipe.runtime.channels_last)
+
+    def reduce(self, sums: Tensor) -> Tensor:
+        """Add a tensor up over the processes."""
+        return self.accelerator.reduce(sums.to(self.accelerator.device)).cpu()
+
+    def mixed(self, batch: tuple[Tensor, Tensor], epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Make of a loaded batch what the model is trained on.
+
+        Args:
+            batch: images (B, C, H, W) uint8, and labels (B,) int64; or targets (B, K), if the collate has mixed already.
+            epoch: epoch, from 0.
+            step: step within the epoch, from 0.
+
+        Returns:
+            images (B, C, H, W) float32 and targets (B, K) float32, on the device.
+        """
+        images, labels = batch
+        device = self.accelerator.device
+        if labels.is_floating_point():
+            return self.prepare(images), labels.to(device, non_blocking=True)
+        plan = draw_mix(self.recipe, images.shape, epoch, step, self.accelerator.process_index)
+        smoothing = self.recipe.regularize.label_smoothing
+        targets = plan.mix_targets(labels, len(self.classes), smoothing).to(device, non_blocking=True)
+        return self.prepare(plan.apply(images.to(device, non_blocking=True))), targets
+
+
+def draw_mix(recipe: Recipe, shape: Sequence[int], epoch: int, step: int, rank: int = 0) -> MixPlan:
+    """Draw the plan of one batch of a run: the same one that the collate draws in a worker.
+
+    Args:
+        recipe: what is trained.
+        shape: (B, C, H, W) of the batch.
+        epoch: epoch, from 0.
+        step: step within the epoch, from 0.
+        rank: this process.
+    """
+    batch_size, _, height, width = shape
+    if recipe.mix is None:
+        return IdentityPlan(batch_size, height, width)
+    return plan_for(recipe.mix, batch_size, height, width, seed=recipe.seed, epoch=epoch, step=step, rank=rank)
+
+
+def open_splits(recipe: Recipe, world_size: int = 1) -> Splits:
+    """Open the data of a recipe and check that its labels fit.
+
+    Raises:
+        UserError: if the data is missing, or its labels are not those of one set of classes.
+    """
+    settings = recipe.data
+    train = open_split(settings, "train", seed=recipe.seed, world_size=world_size)
+    val = open_split(settings, "val", seed=recipe.seed, world_size=world_size)
+    check_same_classes(train, val)
+    classes = _classes(recipe, train)
+    for dataset in (train, val):
+        check_labels(dataset, len(classes))
+    return Splits(train, _clean_images(recipe, train), val, classes)
+
+
+def _classes(recipe: Recipe, train: Any) -> tuple[str, ...]:
+    names = class_names(train, recipe.data)
+    wanted = recipe.model.num_classes
+    if names is None and wanted is None:
+        raise UserError(f"{recipe.data.name} does not say what its classes are: set model.num_classes")
+    if names is None or (wanted is not None and wanted > len(names)):
+        # more outputs than classes are legitimate, such as those of a pretrained head
+        return tuple(str(label) for label in range(wanted or 0))
+    if wanted is not None and wanted < len(names):
+        raise UserError(f"model.num_classes is {wanted}, but {recipe.data.name} has {len(names)} classes")
+    return names
+
+
+def _clean_images(recipe: Recipe, train: Any) -> Any:
+    """Choose the images behind ``clean_train_top1``: drawn from the seed; of a stream, the first ones."""
+    if isinstance(train, IterableDataset):
+        settings = replace(recipe.data, val_split=recipe.data.train_split)
+        return list(islice(open_split(settings, "val", seed=recipe.seed), CLEAN_IMAGES))
+    order = torch.randperm(len(train), generator=generator_for(recipe.seed, Stream.SUBSET))
+    return Subset(train, sorted(order[:CLEAN_IMAGES].tolist()))
+
+
+def resolve(recipe: Recipe, classes: Sequence[str]) -> Recipe:
+    """Fill in what a recipe left to its data: input size, mean, standard deviation, channels and classes.
+
+    Args:
+        recipe: a recipe.
+        classes: label names, one a class.
+
+    Raises:
+        UserError: if input size, mean or standard deviation are neither given nor known.
+    """
+    spec = input_spec(recipe.data)
+    data = replace(recipe.data, input_size=spec.input_size, mean=spec.mean, std=spec.std)
+    in_chans = recipe.model.in_chans or spec.input_size[0]
+    if in_chans != spec.input_size[0]:
+        raise UserError(
+            f"model.in_chans is {in_chans}, but data.input_size has {spec.input_size[0]} channels; "
+            "set data.input_size to the number of channels that the model takes, or leave model.in_chans out"
+        )
+    return replace(recipe, data=data, model=replace(recipe.model, in_chans=in_chans, num_classes=len(classes)))
+
+
+def make_network(recipe: Recipe) -> nn.Module:
+    """Make the network of a resolved recipe; its initial weights are a function of the seed.
+
+    Raises:
+        UserError: if the model does not take the recipe's arguments, or its weights cannot be had.
+    """
+    arguments = model_args(recipe)
+    try:
+        with isolated_rng(recipe.seed, Stream.INIT):
+            return timm.create_model(
+                recipe.model.name,
+                pretrained=recipe.model.pretrained,
+                in_chans=recipe.model.in_chans,
+                num_classes=recipe.model.num_classes,
+                **arguments,
+            )
+    except (TypeError, RuntimeError, OSError, ValueError) as error:
+        raise UserError(
+            f"cannot make model {recipe.model.name!r} with {arguments or 'no arguments'}: {error}"
+        ) from error
+
+
+def model_args(recipe: Recipe) -> dict[str, Any]:
+    """Gather the arguments of the model's constructor beside its channels and classes."""
+    rates = {"drop_rate": recipe.regularize.drop_rate, "drop_path_rate": recipe.regularize.drop_path_rate}
+    # a rate of 0 is not passed on: not every model has one
+    return {**{key: rate for key, rate in rates.items() if rate}, **recipe.model.args}
+
+
+def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """Make the optimizer of a recipe.
+
+    Raises:
+        UserError: if the optimizer does not take the recipe's arguments.
+    """
+    settings = recipe.optimizer
+    try:
+        return create_optimizer_v2(
+            network,
+            opt=settings.name,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            filter_bias_and_bn=not settings.decay_all,
+            **settings.args,
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"cannot make optimizer {settings.name!r} with {settings.args}: {error}") from error
+
+
+def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
+    """Make everything that a run needs, in memory; nothing is written.
+
+    Args:
+        recipe: what to train.
+        accelerator: this process's place in the launch.
+
+    Raises:
+        UserError: for whatever the user can put right in the recipe or the data.
+    """
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    splits = open_splits(recipe, world_size)
+    recipe = resolve(recipe, splits.classes)
+    network = make_network(recipe)
+    if recipe.runtime.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(recipe, network)
+    common = {
+        "num_classes": len(splits.classes),
+        "rank": rank,
+        "world_size": world_size,
+        "pin_memory": accelerator.device.type == "cuda",
+    }
+    loader = train_loader(splits.train, recipe.data, collate_fn=_collate(recipe, rank), seed=recipe.seed, **common)
+    measure = partial(eval_loader, settings=recipe.data, batch_size=recipe.evaluate.batch_size, **common)
+    model, wrapped_optimizer = accelerator.prepare(network, optimizer)
+    return Job(
+        recipe=recipe,
+        accelerator=accelerator,
+        classes=splits.classes,
+        network=network,
+        model=model,
+        torch_optimizer=optimizer,
+        optimizer=wrapped_optimizer,
+        schedule=make_schedule(recipe.schedule, optimizer, len(loader)),
+        train_loader=loader,
+        clean_loader=measure(splits.clean),
+        val_loader=measure(splits.val),
+    )
+
+
+def _collate(recipe: Recipe, rank: int) -> Any:
+    if recipe.mix is None or recipe.runtime.mix_on == "device":
+        return collate_samples
+    classes = recipe.model.num_classes
+    assert classes is not None  # resolved
+    return MixCollate(recipe.mix, classes, recipe.regularize.label_smoothing, seed=recipe.seed, rank=rank)

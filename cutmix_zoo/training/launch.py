@@ -1,0 +1,71 @@
+"""From a launcher's environment to an Accelerator, with the traps of launching made loud."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from cutmix_zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_TWO_ON_CPU = (
+    "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 "
+    "--mixed_precision no --dynamo_backend no --num_cpu_threads_per_process 1 --main_process_port 0 "
+    "-m cutmix_zoo.train ..."
+)
+
+
+def check_launch(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a launch that asked for several processes and started one.
+
+    ``accelerate launch --cpu --num_processes 2`` does that: it sets the rendezvous address for several
+    processes and no rank, and starts a single one.
+
+    Raises:
+        UserError: with the command that does start several processes.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in environment
+    if launched and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
+        raise UserError(
+            "accelerate was asked for several processes but started only this one, as it does with --cpu or "
+            f"without --multi_gpu. To train on the CPU with 2 processes: {_TWO_ON_CPU}"
+        )
+
+
+def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None) -> Accelerator:
+    """Make the Accelerator of this process: on the CPU where there is no CUDA device.
+
+    Args:
+        trackers: names of Accelerate's trackers to log with.
+        folder: where trackers write.
+
+    Raises:
+        UserError: if a tracker's package is missing, or the launcher lost processes (:func:`check_launch`).
+    """
+    check_launch()
+    if "tensorboard" in trackers:
+        _need_tensorboard()
+    # imported here: it takes a second, which `import cutmix_zoo` should not
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), log_with=list(trackers) or None, project_dir=str(folder) if folder else None
+    )
+    # else each process would believe to be the only one, and all would write into one folder
+    assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
+    return accelerator
+
+
+def _need_tensorboard() -> None:
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "runtime.trackers names tensorboard, which is not installed: pip install 'cutmix_zoo[tensorboard]'"
+        ) from error

@@ -1,0 +1,50 @@
+"""A picture of the images that a recipe trains on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from cutmix_zoo.data.loaders import train_loader
+from cutmix_zoo.mixing import IdentityPlan, collate_samples
+from cutmix_zoo.pictures import draw_mixed
+from cutmix_zoo.training.job import draw_mix, open_splits, resolve
+from cutmix_zoo.training.settings import Recipe
+
+_STEPS = 50
+"""How many batches of the first epoch are looked at for one that is mixed."""
+
+
+def draw_preview(recipe: Recipe, file: Path) -> None:
+    """Draw the first batch of a run that is mixed, exactly as one process would train on it.
+
+    With no mixing method, or where none of the first batches is mixed, the first batch is drawn as it is.
+
+    Args:
+        recipe: a recipe.
+        file: the picture to write; its ending names the format.
+
+    Raises:
+        UserError: if the data is missing, or matplotlib is not installed.
+    """
+    splits = open_splits(recipe)
+    recipe = resolve(recipe, splits.classes)
+    in_process = replace(recipe.data, workers=0)
+    loader = train_loader(
+        splits.train, in_process, collate_fn=collate_samples, num_classes=len(splits.classes), seed=recipe.seed
+    )
+    first = None
+    for step, (images, labels) in enumerate(islice(loader.epoch(0), _STEPS if recipe.mix else 1)):
+        plan = draw_mix(recipe, images.shape, epoch=0, step=step)
+        chosen = (step, images, labels, plan)
+        first = first or chosen
+        if not isinstance(plan, IdentityPlan):
+            first = chosen
+            break
+    assert first is not None  # the loader refuses a dataset smaller than a batch
+    step, images, labels, plan = first
+    method = "no mixing" if recipe.mix is None else str(recipe.mix)
+    draw_mixed(
+        plan.apply(images), labels, plan, splits.classes, file, title=f"{recipe.name}, step {step + 1}: {method}"
+    )

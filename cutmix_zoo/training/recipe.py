@@ -1,0 +1,288 @@
+"""Recipes: YAML text becomes a :class:`Recipe` here, and nowhere else.
+
+jsonargparse types the values. Which keys there are, and on which line a mistake stands, is checked here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import yaml
+
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.mixing import METHODS
+from cutmix_zoo.training.settings import Recipe
+
+RECIPE_FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[2] / "recipes")
+"""Where shipped recipes are: inside an installed package, or beside the package in a checkout."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A value of a recipe and the place it was written at; a section's value is a dict of entries."""
+
+    value: Any
+    place: str
+
+    def plain(self) -> Any:
+        if isinstance(self.value, dict):
+            return {key: entry.plain() for key, entry in self.value.items()}
+        return self.value
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """List the recipes that come with the package.
+
+    Returns:
+        Name to file, sorted by name.
+    """
+    folder = next((folder for folder in RECIPE_FOLDERS if folder.is_dir()), None)
+    return {} if folder is None else {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name_or_file: str | Path) -> Path:
+    """Find a recipe file by its path, or a shipped recipe by its name.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    file = Path(name_or_file)
+    if file.is_file():
+        return file
+    shipped = shipped_recipes()
+    if str(name_or_file) in shipped:
+        return shipped[str(name_or_file)]
+    near = get_close_matches(file.stem, shipped, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(
+        f"no recipe: {name_or_file} is neither a file nor a shipped recipe; {hint}`cutmix-zoo recipes` lists those."
+    )
+
+
+def load_recipe(name_or_file: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """Read a recipe and check every key and value of it.
+
+    Args:
+        name_or_file: a YAML file, or the name of a shipped recipe.
+        overrides: dotted keys to YAML text, such as ``{"optimizer.lr": "0.05", "mix": "null"}``.
+
+    Returns:
+        The recipe; where the file gives no ``name``, it is called after the file.
+
+    Raises:
+        UserError: naming the file, the line, the key, what was expected and the nearest valid name.
+
+    Example:
+        >>> load_recipe("quickstart", {"schedule.epochs": "2"}).schedule.epochs
+        2
+    """
+    file = find_recipe(name_or_file)
+    root = _parse(file)
+    root.value.setdefault("name", _Entry(file.stem, str(file)))
+    for key, text in (overrides or {}).items():
+        _override(root, key, text)
+    return _build(Recipe, root, "")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Write a recipe as YAML that :func:`load_recipe` reads back to an equal recipe."""
+    return yaml.safe_dump(recipe_dict(recipe), sort_keys=False)
+
+
+def recipe_dict(recipe: Recipe) -> dict[str, Any]:
+    """Turn a recipe into plain dicts, lists and scalars, with the method's name inside ``mix``."""
+    plain = {field.name: _plain(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)}
+    if recipe.mix is not None:
+        method = next(name for name, cls in METHODS.items() if type(recipe.mix) is cls)
+        plain["mix"] = {"name": method, **plain["mix"]}
+    return {"version": plain.pop("version"), "name": plain.pop("name"), **plain}
+
+
+def recipe_keys(section: Any = Recipe, prefix: str = "") -> dict[str, str]:
+    """List every key that can be given, dotted, with what it expects."""
+    keys = {}
+    for name, hint in typing.get_type_hints(section).items():
+        if dataclasses.is_dataclass(hint):
+            keys.update(recipe_keys(hint, f"{prefix}{name}."))
+        elif name == "mix":
+            for method, cls in METHODS.items():
+                keys["mix.name"] = f"one of {', '.join(METHODS)}"
+                keys.update({key: f"{text} ({method})" for key, text in recipe_keys(cls, "mix.").items()})
+        else:
+            keys[prefix + name] = _describe(hint)
+    return keys
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _parse(file: Path) -> _Entry:
+    """Read YAML, keeping the line of every key, which yaml.safe_load would drop."""
+    try:
+        loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(
+            f"{file}: a recipe is a mapping of keys to values; see the shipped ones (`cutmix-zoo recipes`)."
+        )
+    return _entry(loader, node, file, node.start_mark.line)
+
+
+def _entry(loader: yaml.SafeLoader, node: yaml.Node, file: Path, line: int) -> _Entry:
+    place = f"{file}:{line + 1}"
+    if not isinstance(node, yaml.MappingNode):
+        return _Entry(loader.construct_object(node, deep=True), place)
+    section: dict[str, _Entry] = {}
+    for key_node, value_node in node.value:
+        key = str(loader.construct_object(key_node))
+        key_line = key_node.start_mark.line
+        if key in section:
+            raise UserError(f"{file}:{key_line + 1}: {key}: given twice; the first is at {section[key].place}.")
+        section[key] = _entry(loader, value_node, file, key_line)
+    return _Entry(section, place)
+
+
+def _override(root: _Entry, dotted: str, text: str) -> None:
+    place = "command line"
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{place}: {dotted}: cannot read the value {text!r}; write it as in a YAML file.") from error
+    *sections, last = dotted.split(".")
+    entry = root
+    for name in sections:
+        inner = entry.value.get(name)
+        if inner is None or not isinstance(inner.value, dict):
+            inner = entry.value[name] = _Entry({}, place)
+        entry = inner
+    entry.value[last] = _located(value, place)
+
+
+def _located(value: Any, place: str) -> _Entry:
+    if isinstance(value, dict):
+        return _Entry({str(key): _located(inner, place) for key, inner in value.items()}, place)
+    return _Entry(value, place)
+
+
+def _build(cls: Any, entry: _Entry, path: str) -> Any:
+    """Make a dataclass from a section: no unknown key, every value typed, every check of the class passed."""
+    if not isinstance(entry.value, dict):
+        raise UserError(f"{entry.place}: {path}: expected a section of keys, got {entry.value!r}.")
+    hints = typing.get_type_hints(cls)
+    _check_keys(entry, path, hints)
+    missing = [f.name for f in dataclasses.fields(cls) if _required(f) and f.name not in entry.value]
+    if missing:
+        raise UserError(
+            f"{entry.place}: {_join(path, missing[0])}: missing; it expects {_describe(hints[missing[0]])}."
+        )
+    values = {key: _value(hints[key], inner, _join(path, key)) for key, inner in entry.value.items()}
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        # our checks begin with the field's name: point at its line
+        key = str(error).split(maxsplit=1)[0].rstrip(":")
+        place = entry.value[key].place if key in entry.value else entry.place
+        raise UserError(f"{place}: {_join(path, str(error))}") from error
+
+
+def _value(hint: Any, entry: _Entry, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, entry, path)
+    return _mix(entry) if path == "mix" else _typed(hint, entry, path)
+
+
+def _mix(entry: _Entry) -> Any:
+    if entry.value is None:
+        return None
+    if not isinstance(entry.value, dict) or "name" not in entry.value:
+        raise UserError(f"{entry.place}: mix: expected null, or a section with a name ({', '.join(METHODS)}).")
+    fields = dict(entry.value)
+    name = fields.pop("name")
+    if name.value not in METHODS:
+        near = get_close_matches(str(name.value), METHODS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(
+            f"{name.place}: mix.name: no method is called {name.value!r}; {hint}valid: {', '.join(METHODS)}."
+        )
+    return _build(METHODS[name.value], _Entry(fields, entry.place), "mix")
+
+
+def _check_keys(entry: _Entry, path: str, valid: Mapping[str, Any]) -> None:
+    for key, inner in entry.value.items():
+        if key not in valid:
+            near = get_close_matches(key, valid, n=1)
+            hint = f"did you mean {_join(path, near[0])}? " if near else ""
+            where = f"of {path}" if path else "at the top level"
+            raise UserError(f"{inner.place}: {_join(path, key)}: unknown key; {hint}Keys {where}: {', '.join(valid)}.")
+
+
+def _typed(hint: Any, entry: _Entry, path: str) -> Any:
+    # imported here: only recipes need it, and it would slow `import cutmix_zoo` down
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        return parser.parse_object({"value": entry.plain()}).value
+    except ArgumentError as error:
+        raise UserError(f"{entry.place}: {path}: expected {_describe(hint)}, got {entry.plain()!r}.") from error
+
+
+def _describe(hint: Any) -> str:
+    """Say in words what a type hint accepts."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(arg) for arg in args)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if origin is tuple:
+        count = "" if args[-1] is Ellipsis else f"{len(args)} "
+        return f"a list of {count}{_describe(args[0])}"
+    names = {int: "int", float: "float", bool: "true or false", str: "text", type(None): "null"}
+    return "a mapping" if origin is dict else names[hint]
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def recipe_difference(old: Recipe, new: Recipe, ignore: Sequence[str] = ()) -> list[str]:
+    """Compare two recipes key by key.
+
+    Args:
+        old: a recipe.
+        new: another.
+        ignore: dotted keys that may differ.
+
+    Returns:
+        One line for each key that differs, such as ``optimizer.lr: 0.1 -> 0.05``.
+    """
+    before, after = _flat(recipe_dict(old)), _flat(recipe_dict(new))
+    keys = [key for key in {**before, **after} if key not in ignore]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

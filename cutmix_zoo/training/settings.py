@@ -1,0 +1,232 @@
+"""The sections of a recipe, as values. Text becomes these values in ``recipe.py`` and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import timm
+import timm.optim
+
+import cutmix_zoo.models  # noqa: F401  registers our models, so that a recipe may name them
+from cutmix_zoo.data.settings import DataSettings
+from cutmix_zoo.mixing import MixMethod
+
+
+def _check(condition: bool, message: str) -> None:
+    """Raise ``ValueError``; a message starts with the name of its field, which is how an error finds its line."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which network, through ``timm.create_model``.
+
+    Args:
+        name: a model of timm or of this package, with or without a pretrained tag, or ``hf-hub:OWNER/NAME``.
+        pretrained: start from the weights that the name stands for.
+        in_chans: input channels; ``None`` takes those of the data.
+        num_classes: outputs; ``None`` takes the classes of the data.
+        args: further arguments of the model's constructor.
+
+    Raises:
+        ValueError: if no such model is registered.
+    """
+
+    name: str
+    pretrained: bool = False
+    in_chans: int | None = None
+    num_classes: int | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(self.name):
+            near = get_close_matches(self.name, timm.list_models(), n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists the valid names."
+            raise ValueError(f"name: no model is called {self.name!r}; {hint}")
+        for key in ("in_chans", "num_classes"):
+            value = getattr(self, key)
+            _check(value is None or value >= 1, f"{key} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class RegularizeSettings:
+    """Regularizers beside mixing.
+
+    Args:
+        label_smoothing: share of every target that is spread evenly over all classes, in [0, 1).
+        drop_rate: dropout before the classifier, in [0, 1).
+        drop_path_rate: stochastic depth, as the model defines it, in [0, 1).
+
+    Raises:
+        ValueError: if a rate is out of range.
+    """
+
+    label_smoothing: float = 0.0
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("label_smoothing", "drop_rate", "drop_path_rate"):
+            value = getattr(self, key)
+            _check(0 <= value < 1, f"{key} must be at least 0 and below 1, got {value}")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The optimizer, through ``timm.optim.create_optimizer_v2``.
+
+    Args:
+        name: an optimizer of timm; its ``sgd`` has Nesterov momentum, its ``momentum`` has not.
+        lr: learning rate for the recipe's ``data.batch_size``.
+        momentum: momentum of SGD-like optimizers.
+        weight_decay: weight decay.
+        decay_all: decay every parameter, as the CutMix authors do; ``False`` spares biases and norms, as timm does.
+        args: further arguments of the optimizer, such as ``betas``.
+
+    Raises:
+        ValueError: if the optimizer is unknown or a number is out of range.
+    """
+
+    name: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_all: bool = True
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        valid = timm.optim.list_optimizers()
+        if self.name not in valid:
+            near = get_close_matches(self.name, valid, n=3)
+            hint = (
+                f"did you mean {' or '.join(near)}?" if near else "timm.optim.list_optimizers() lists the valid names."
+            )
+            raise ValueError(f"name: no optimizer is called {self.name!r}; {hint}")
+        _check(self.lr > 0 and math.isfinite(self.lr), f"lr must be a finite number above 0, got {self.lr}")
+        _check(0 <= self.momentum < 1, f"momentum must be at least 0 and below 1, got {self.momentum}")
+        _check(self.weight_decay >= 0, f"weight_decay must be at least 0, got {self.weight_decay}")
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How long to train and how the learning rate moves.
+
+    Args:
+        epochs: length of the run.
+        name: ``multistep`` multiplies by ``gamma`` at each milestone; ``cosine`` falls to ``min_lr``; ``constant`` stays.
+        milestones: fractions of the run in (0, 1), rising; 0.5 of 300 epochs is the start of epoch 150, counted from 0.
+        gamma: factor at each milestone.
+        warmup_epochs: length of a linear rise from ``warmup_lr``, counted within ``epochs``.
+        warmup_lr: learning rate of the first update where there is a warm-up.
+        min_lr: where the cosine ends.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    epochs: int
+    name: Literal["multistep", "cosine", "constant"] = "multistep"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+    warmup_lr: float = 1e-5
+    min_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        rising = all(a < b for a, b in zip((0.0, *self.milestones), (*self.milestones, 1.0), strict=True))
+        _check(rising, f"milestones must rise strictly between 0 and 1 (fractions of the run), got {self.milestones}")
+        _check(0 < self.gamma <= 1, f"gamma must be above 0 and at most 1, got {self.gamma}")
+        _check(
+            0 <= self.warmup_epochs < self.epochs,
+            f"warmup_epochs must be at least 0 and below epochs ({self.epochs}), got {self.warmup_epochs}",
+        )
+        _check(self.warmup_lr >= 0, f"warmup_lr must be at least 0, got {self.warmup_lr}")
+        _check(self.min_lr >= 0, f"min_lr must be at least 0, got {self.min_lr}")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How validation is run; it uses every image of the validation split once.
+
+    Args:
+        batch_size: images a forward pass and process.
+        every: epochs between validations; the last epoch is always validated.
+
+    Raises:
+        ValueError: if a number is below 1.
+    """
+
+    batch_size: int = 250
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "every"):
+            value = getattr(self, key)
+            _check(value >= 1, f"{key} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """Where and how the run is carried out. Precision and processes belong to ``accelerate launch``.
+
+    Args:
+        mix_on: mix in the loader's workers (``collate``) or after the transfer (``device``); box methods give the
+            same batches bit for bit.
+        channels_last: keep images and weights in channels-last memory, which is faster for most convolutions.
+        trackers: where Accelerate also logs the numbers of ``metrics.jsonl``.
+        keep_checkpoints: how many of the newest checkpoints stay.
+
+    Raises:
+        ValueError: if no checkpoint would be kept.
+    """
+
+    mix_on: Literal["device", "collate"] = "device"
+    channels_last: bool = True
+    trackers: tuple[Literal["tensorboard"], ...] = ()
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        _check(self.keep_checkpoints >= 1, f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment, complete: what ``recipes/*.yaml`` says once it is typed and checked.
+
+    Args:
+        model: the network.
+        data: the dataset, its augmentation and its batches.
+        schedule: the length of the run and its learning rate.
+        name: what the run is called; a recipe file that does not say is called after itself.
+        mix: the mixing method, or ``None`` for none.
+        regularize: regularizers beside mixing.
+        optimizer: the optimizer.
+        evaluate: validation.
+        runtime: where and how it runs.
+        seed: every random number of the run derives from it.
+        version: of the recipe format.
+
+    Raises:
+        ValueError: if the version is not 1.
+    """
+
+    model: ModelSettings
+    data: DataSettings
+    schedule: ScheduleSettings
+    name: str = "run"
+    mix: MixMethod | None = None
+    regularize: RegularizeSettings = field(default_factory=RegularizeSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+    seed: int = 0
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.version == 1, f"version must be 1, the only recipe format there is, got {self.version}")
+        _check(bool(self.name) and "/" not in self.name, f"name must be a plain word for a folder, got {self.name!r}")

@@ -1,0 +1,289 @@
+import importlib.util
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import timm.data.dataset_factory
+import torchvision.datasets
+from PIL import Image
+from timm.data import ImageNetInfo, create_dataset
+from timm.data.dataset import IterableImageDataset
+
+from cutmix_zoo.data import datasets
+from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, dataset_size, open_split
+from cutmix_zoo.data.settings import DataSettings
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.known import KNOWN_DATASETS
+from tests.data.conftest import png_bytes, random_image, write_tar
+
+# timm's folder reader leaves it to the garbage collector to close image files
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+RGB: dict[str, Any] = {"input_size": (3, 8, 8), "mean": (0.5,), "std": (0.5,)}
+
+
+def folder_settings(root: Path, **changes: Any) -> DataSettings:
+    return DataSettings("folder", **{"root": str(root), **RGB, **changes})
+
+
+def test_fashion_mnist_mini_needs_nothing() -> None:
+    settings = DataSettings("fashion_mnist_mini")
+    assert (len(open_split(settings, "train")), len(open_split(settings, "val"))) == (10_000, 2_000)
+    assert class_names(open_split(settings, "val"), settings) == KNOWN_DATASETS["fashion_mnist"].classes
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "debian"])
+def test_fashion_mnist(fashion: Callable[..., Path], layout: str) -> None:
+    settings = DataSettings("fashion_mnist", root=str(fashion(layout)))
+    assert (len(open_split(settings, "train")), len(open_split(settings, "val"))) == (40, 20)
+
+
+def test_fashion_mnist_hands_download_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(root: str, *, download: bool) -> None:
+        raise RuntimeError("all mirrors failed")
+
+    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fail)
+    with pytest.raises(UserError, match="could not download"):
+        open_split(DataSettings("fashion_mnist", root=str(tmp_path), download=True), "train")
+
+
+def test_torchvision_cifar100(cifar100: Path) -> None:
+    settings = DataSettings("torch/cifar100", root=str(cifar100))
+    train, val = open_split(settings, "train"), open_split(settings, "val")
+    assert (len(train), len(val)) == (30, 10)
+    image, label = train[3]
+    assert (image.mode, image.size, 0 <= label < 100) == ("RGB", (32, 32), True)
+    assert class_names(train, settings) == KNOWN_DATASETS["cifar100"].classes
+    check_labels(train, 100)
+
+
+@pytest.mark.parametrize("name", ["folder", "torch/folder", "torch/image_folder"])
+def test_image_folders(image_folder: Path, name: str) -> None:
+    settings = DataSettings(name, root=str(image_folder), **RGB)
+    train, val = open_split(settings, "train"), open_split(settings, "val")
+    assert (len(train), len(val)) == (12, 6)
+    assert class_names(train, settings) == class_names(val, settings) == ("ant", "bee", "cat")
+    check_same_classes(train, val)
+    image, label = val[5]
+    assert (image.mode, label) == ("RGB", 2)
+    np.testing.assert_array_equal(
+        np.asarray(image), np.asarray(Image.open(image_folder / "val/cat/1.png").convert("RGB"))
+    )
+
+
+def test_grey_images_are_read_as_grey(image_folder: Path) -> None:
+    assert open_split(folder_settings(image_folder, input_size=(1, 8, 8)), "train")[0][0].mode == "L"
+
+
+def test_an_imagenet_folder(image_folder: Path) -> None:
+    settings = DataSettings("imagenet", root=str(image_folder))
+    dataset = open_split(settings, "val")
+    assert len(dataset) == 6
+    assert class_names(dataset, settings) == ("ant", "bee", "cat"), "a part of it has the names of its folders"
+    whole = SimpleNamespace(class_to_idx={name: index for index, name in enumerate(ImageNetInfo().label_names())})
+    names = class_names(whole, settings)
+    assert names is not None
+    assert len(names) == 1000
+    assert names[0].startswith("tench")
+
+
+def test_splits_go_by_timms_synonyms_or_their_own_name(image_folder: Path) -> None:
+    (image_folder / "train").rename(image_folder / "training")
+    (image_folder / "val").rename(image_folder / "holdout")
+    settings = folder_settings(image_folder, val_split="holdout")
+    assert (len(open_split(settings, "train")), len(open_split(settings, "val"))) == (12, 6)
+
+
+def test_a_folder_of_tar_files(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("val", 2)):
+        files = {f"{name}/{i}.png": png_bytes(random_image(i, 9, 9)) for name in ("ant", "bee") for i in range(count)}
+        write_tar(tmp_path / f"{split}.tar", files)
+    settings = folder_settings(tmp_path, train_split="train.tar", val_split="val.tar")
+    train, val = open_split(settings, "train"), open_split(settings, "val")
+    assert (len(train), len(val)) == (6, 4)
+    assert class_names(train, settings) == ("ant", "bee")
+    check_same_classes(train, val)
+    with pytest.raises(UserError, match="3 of 6 labels are outside the 1 classes, such as 1"):
+        check_labels(train, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("cifar100", "torch/cifar100"),
+        ("fashion_mnist_min", "fashion_mnist_mini"),
+        ("torch/cifar_10", "torch/cifar10"),
+        ("foldr", "folder"),
+        ("hfds/", None),
+        ("xyz", None),
+    ],
+)
+def test_an_unknown_name(name: str, nearest: str | None) -> None:
+    with pytest.raises(UserError, match=f"unknown dataset '{name}'.*known are fashion_mnist_mini.*wds/") as caught:
+        open_split(DataSettings(name, root="."), "train")
+    assert ("did you mean" in str(caught.value)) == (nearest is not None)
+    assert nearest is None or f"did you mean {nearest!r}?" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", datasets._TORCH)
+def test_timm_knows_the_names_of_torchvision(name: str, tmp_path: Path) -> None:
+    with pytest.raises((RuntimeError, OSError, ValueError)) as caught:
+        create_dataset(name, root=str(tmp_path), split="train")
+    assert "Unknown torchvision dataset" not in str(caught.value)
+    with pytest.raises(UserError, match=rf"cannot open split .* of {name} in .*Check data.root.*data.download"):
+        open_split(DataSettings(name, root=str(tmp_path), **RGB), "train")
+
+
+def test_no_torchvision_name_of_timms_is_left_out() -> None:
+    assert {f"torch/{name}" for name in timm.data.dataset_factory._TORCH_BASIC_DS} <= set(datasets._TORCH)
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "folder", "imagenet", "torch/cifar10", "torch/folder"])
+def test_a_missing_root(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} needs data.root"):
+        open_split(DataSettings(name, **RGB), "train")
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist_mini", "torch/cifar100"])
+def test_a_misspelt_split_is_not_taken_for_the_test_set(name: str, cifar100: Path) -> None:
+    settings = DataSettings(name, root=str(cifar100), train_split="trian")
+    with pytest.raises(UserError, match=f"{name} has no split 'trian': expected one of train, training, val"):
+        open_split(settings, "train")
+    assert len(open_split(DataSettings(name, root=str(cifar100), val_split="test"), "val")) in (10, 2000)
+
+
+def test_a_wrong_folder(tmp_path: Path, image_folder: Path) -> None:
+    with pytest.raises(UserError, match="nowhere is no folder: set data.root"):
+        open_split(folder_settings(tmp_path / "nowhere"), "train")
+    with pytest.raises(UserError, match=r"no split 'train' in .*ant: looked for train, training, found 0.png, 1.png"):
+        open_split(folder_settings(image_folder / "train" / "ant"), "train")
+    with pytest.raises(UserError, match="no split 'other' in .*: looked for other, found train, val.*data.val_split"):
+        open_split(folder_settings(image_folder, val_split="other"), "val")
+
+
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    (tmp_path / "train" / "ant").mkdir(parents=True)
+    for name in ("folder", "torch/folder"):
+        with pytest.raises(UserError, match="cannot open split 'train' .*Found"):
+            open_split(DataSettings(name, root=str(tmp_path), **RGB), "train")
+
+
+def test_images_without_a_class_folder(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    random_image(0, 8, 8).save(tmp_path / "train" / "0.png")
+    with pytest.raises(UserError, match="outside any class: expected ROOT/SPLIT/CLASS/IMAGE"):
+        open_split(folder_settings(tmp_path), "train")
+
+
+def test_an_empty_dataset(fashion: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="split 'train' of fashion_mnist in .* has no images"):
+        open_split(DataSettings("fashion_mnist", root=str(fashion(counts=(0, 20)))), "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "install"),
+    [
+        ("hfds/some/set", "datasets"),
+        ("hfids/some/set", "datasets"),
+        ("HFDS/some/set", "datasets"),
+        ("tfds/mnist", "tensorflow tensorflow-datasets"),
+        ("wds/", "webdataset"),
+    ],
+)
+def test_a_missing_package(name: str, install: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+    with pytest.raises(UserError, match=f"{name}' needs a package that is not installed: pip install {install}$"):
+        open_split(DataSettings(name, root=".", **RGB), "train")
+
+
+def test_a_missing_class_shifts_the_labels(image_folder: Path) -> None:
+    settings = folder_settings(image_folder)
+    (image_folder / "val" / "bee").rename(image_folder / "val" / "bug")
+    with pytest.raises(UserError, match="3 in training, 3 in evaluation; only one of the two has bee, bug"):
+        check_same_classes(open_split(settings, "train"), open_split(settings, "val"))
+    check_same_classes(open_split(settings, "train"), SimpleNamespace())
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        SimpleNamespace(targets=[0, 3, 1, -1, 2]),
+        SimpleNamespace(targets=np.array([0, 3, 1, -1, 2])),
+        SimpleNamespace(reader=SimpleNamespace(samples=[("a", 0), ("b", 3), ("c", 1), ("d", -1), ("e", 2)])),
+        SimpleNamespace(reader=SimpleNamespace(targets=[0, 3, 1, -1, 2], samples=np.zeros(5))),
+    ],
+)
+def test_labels_outside_the_classes(dataset: Any) -> None:
+    with pytest.raises(UserError, match="2 of 5 labels are outside the 3 classes, such as 3: expected .* 0 to 2"):
+        check_labels(dataset, 3)
+    with pytest.raises(UserError, match="1 of 5 labels .* such as -1"):
+        check_labels(dataset, 4)
+
+
+def test_labels_inside_the_classes(image_folder: Path) -> None:
+    check_labels(open_split(folder_settings(image_folder), "train"), 3)
+    check_labels(SimpleNamespace(), 1)
+
+
+def test_class_names_of_datasets_that_do_not_say() -> None:
+    settings = DataSettings("hfds/a/b")
+    assert class_names(SimpleNamespace(), settings) is None
+    assert class_names(SimpleNamespace(reader=SimpleNamespace(class_to_idx={})), settings) is None
+    assert class_names(SimpleNamespace(class_to_idx={"a": 0, "b": 2}), settings) is None
+    assert class_names(SimpleNamespace(class_to_idx={"b": 1, "a": 0}), settings) == ("a", "b")
+    # the coarse labels of CIFAR-100, say
+    coarse = SimpleNamespace(class_to_idx={f"c{index}": index for index in range(20)})
+    assert class_names(coarse, DataSettings("hfds/uoft-cs/cifar100")) == tuple(coarse.class_to_idx)
+
+
+@pytest.mark.filterwarnings("ignore")  # that package's own
+def test_webdataset(webdataset_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("webdataset")
+    settings = DataSettings("wds/", root=str(webdataset_folder), batch_size=4, **RGB)
+    train, val = open_split(settings, "train", seed=5), open_split(settings, "val")
+    assert isinstance(train, IterableImageDataset)
+    assert (dataset_size(train), dataset_size(val)) == (24, 24)
+    assert (train.reader.batch_size, train.reader.common_seed, train.reader.is_training) == (4, 5, True)
+    assert open_split(settings, "train", world_size=2).reader.batch_size == 2
+    assert [(image.getpixel((0, 0))[0], label) for image, label in val] == [(i, i % 3) for i in range(24)]
+    with pytest.raises(UserError, match="nowhere is no folder"):
+        open_split(DataSettings("wds/", root=str(webdataset_folder / "nowhere"), **RGB), "train")
+    with caplog.at_level(logging.ERROR), pytest.raises(UserError, match="cannot open split 'other' of wds/"):
+        open_split(DataSettings("wds/", root=str(webdataset_folder), val_split="other", **RGB), "val")
+    unknown = "validation-{0..3}.tar"
+    (webdataset_folder / "_info.json").unlink()
+    with caplog.at_level(logging.ERROR), pytest.raises(UserError, match="does not say how many samples"):
+        open_split(DataSettings("wds/", root=str(webdataset_folder), val_split=unknown, **RGB), "val")
+
+
+@pytest.mark.filterwarnings("ignore")  # that package's own
+def test_hugging_face_datasets(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hf = pytest.importorskip("datasets")
+    features = hf.Features({"picture": hf.Image(), "kind": hf.ClassLabel(names=["ant", "bee", "cat"])})
+    rows = [{"picture": str(path), "kind": path.parent.name} for path in sorted(image_folder.glob("train/*/*.png"))]
+    table = hf.Dataset.from_list(rows, features=features)
+    asked = {}
+
+    def load(name: str, **options: Any) -> Any:
+        asked.update(options, name=name)
+        return table
+
+    monkeypatch.setattr(hf, "load_dataset", load)
+    settings = DataSettings("hfds/someone/pets", input_key="picture", target_key="kind", **RGB)
+    dataset = open_split(settings, "train")
+    assert (asked["name"], asked["split"], len(dataset)) == ("someone/pets", "train", 12)
+    assert class_names(dataset, settings) == ("ant", "bee", "cat")
+    image, label = dataset[5]
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(rows[5]["picture"]).convert("RGB")))
+    assert label == 1
+
+    def fail(name: str, **options: Any) -> Any:
+        raise FileNotFoundError("Dataset 'someone/pets' doesn't exist\non the Hub")
+
+    monkeypatch.setattr(hf, "load_dataset", fail)
+    with pytest.raises(UserError, match="Dataset 'someone/pets' doesn't exist on the Hub. Check data.root"):
+        open_split(settings, "train")

@@ -1,0 +1,345 @@
+import multiprocessing
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data.dataset import IterableImageDataset
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, get_worker_info
+
+from cutmix_zoo.data.datasets import open_split
+from cutmix_zoo.data.loaders import eval_loader, train_loader
+from cutmix_zoo.data.settings import DataSettings
+from cutmix_zoo.data.transforms import eval_transform, train_transform
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.keys import SampleKey, Stream, isolated_rng
+from tests.data.conftest import random_image
+
+# Python 3.12 warns of every fork in a process that has threads, and torch has
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+SETTINGS = DataSettings("torch/cifar10", input_size=(3, 8, 9), batch_size=6, workers=0, pad=2, color_jitter=0.2)
+
+
+class Images(Dataset):
+    """Images of random pixels with the labels 0 to 4; sample ``broken`` cannot be read."""
+
+    def __init__(self, size: int = 20, broken: int | None = None) -> None:
+        self.size, self.broken = size, broken
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        if index == self.broken:
+            raise OSError("image file is truncated")
+        return random_image(index, 8, 9), index % 5
+
+
+def collate(samples: list[Any]) -> tuple[Tensor, Tensor]:
+    """Stack images; beside the label put the key, where there is one, and the worker's number."""
+    worker = get_worker_info()
+    rows = [[label, *(key[0] if key else ()), worker.id if worker else -1] for _, label, *key in samples]
+    return torch.stack([image for image, *_ in samples]), torch.tensor(rows)
+
+
+def make(settings: DataSettings = SETTINGS, dataset: Any = None, **options: Any) -> Any:
+    return train_loader(
+        Images() if dataset is None else dataset,
+        settings,
+        collate_fn=collate,
+        **{"num_classes": 5, "seed": 3, **options},
+    )
+
+
+def make_eval(settings: DataSettings = SETTINGS, dataset: Any = None, **options: Any) -> Any:
+    return eval_loader(
+        Images() if dataset is None else dataset, settings, **{"batch_size": 6, "num_classes": 5, **options}
+    )
+
+
+def with_workers(workers: int) -> DataSettings:
+    return DataSettings(**{**vars(SETTINGS), "workers": workers})
+
+
+def same(first: list[Any], second: list[Any], *, but_the_worker: bool = False) -> bool:
+    rows = (slice(None), slice(-1)) if but_the_worker else slice(None)
+    return len(first) == len(second) and all(
+        torch.equal(a[0], b[0]) and torch.equal(a[1][rows], b[1][rows]) for a, b in zip(first, second, strict=True)
+    )
+
+
+def states() -> tuple[Any, ...]:
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+def test_training_batches_are_what_their_keys_say() -> None:
+    loader = make()
+    assert len(loader) == 3
+    transform, seen = train_transform(SETTINGS), []
+    for step, (images, rows) in enumerate(loader.epoch(4)):
+        assert (images.shape, images.dtype) == ((6, 3, 8, 9), torch.uint8)
+        for image, (label, epoch, at, index, worker) in zip(images, rows.tolist(), strict=True):
+            assert (label, epoch, at, worker) == (index % 5, 4, step, -1)
+            with isolated_rng(3, Stream.AUGMENT, 4, index):
+                assert torch.equal(image, transform(random_image(index, 8, 9)))
+            seen.append(index)
+    assert len(set(seen)) == 18
+
+
+def test_workers_change_nothing_and_stay_from_epoch_to_epoch() -> None:
+    alone, helped = make(), make(with_workers(2))
+    before = states()
+    for epoch, start in ((0, 0), (1, 0), (5, 2), (0, 0)):
+        with_two = list(helped.epoch(epoch, start))
+        assert same(list(alone.epoch(epoch, start)), with_two, but_the_worker=True)
+        assert {int(rows[0, -1]) for _, rows in with_two} == ({0, 1} if start == 0 else {0})
+    assert states() == before, "the main process's own generators are not touched"
+
+
+def test_spawned_workers_change_nothing() -> None:
+    method = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        batches = list(make(with_workers(1)).epoch(1))
+    finally:
+        multiprocessing.set_start_method(method, force=True)
+    assert same(list(make().epoch(1)), batches, but_the_worker=True)
+
+
+def test_an_epoch_can_be_left_and_taken_up_again() -> None:
+    for settings in (SETTINGS, with_workers(2)):
+        whole, loader = list(make().epoch(2)), make(settings)
+        iterator = loader.epoch(2)
+        first = next(iterator)
+        iterator.close()
+        assert same([first, *loader.epoch(2, 1)], whole, but_the_worker=True)
+        assert same(list(make(settings).epoch(2, 2)), whole[2:], but_the_worker=True)
+        assert list(loader.epoch(2, 3)) == []
+
+
+def test_two_ranks_divide_the_batches_of_one() -> None:
+    whole = list(make().epoch(1))
+    parts = [list(make(rank=rank, world_size=2).epoch(1)) for rank in range(2)]
+    union = [tuple(torch.cat(pair) for pair in zip(*step, strict=True)) for step in zip(*parts, strict=True)]
+    assert same(whole, union)
+
+
+def test_the_seed_counts() -> None:
+    assert same(list(make(seed=4).epoch(0)), list(make(seed=4).epoch(0)))
+    assert not same(list(make(seed=4).epoch(0)), list(make().epoch(0)))
+
+
+def test_a_batch_that_does_not_divide() -> None:
+    with pytest.raises(UserError, match="expected a multiple of 4, got 6"):
+        make(world_size=4)
+
+
+def test_a_dataset_smaller_than_a_batch() -> None:
+    with pytest.raises(UserError, match="the dataset has 5 images, less than a batch"):
+        make(dataset=Images(5))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": Images(broken=9)}, "cannot read sample 9 of the dataset: image file is truncated"),
+        (
+            {"num_classes": 4},
+            "label 4 is outside the 4 classes: expected 0 to 3; set the number of classes to that of the dataset",
+        ),
+    ],
+)
+def test_what_goes_wrong_in_a_worker_arrives_as_one_line(options: dict[str, Any], message: str, workers: int) -> None:
+    for batches in (make(with_workers(workers), **options).epoch(0), make_eval(with_workers(workers), **options)):
+        with pytest.raises(UserError) as caught:
+            list(batches)
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_defect_in_a_worker_keeps_its_type(workers: int) -> None:
+    def broken(samples: list[Any]) -> Any:
+        raise KeyError("a defect")
+
+    with pytest.raises(KeyError, match="a defect"):
+        list(train_loader(Images(), with_workers(workers), collate_fn=broken, num_classes=5, seed=0).epoch(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_sees_every_image_once(workers: int) -> None:
+    transform = eval_transform(SETTINGS)
+    before = states()
+    for world_size in (1, 3):
+        seen = []
+        for rank in range(world_size):
+            loader = make_eval(with_workers(workers), batch_size=4, rank=rank, world_size=world_size)
+            assert loader.size == 20
+            batches = list(loader)
+            assert same(batches, list(loader))
+            place = rank
+            for images, labels in batches:
+                assert (labels.dtype, images.dtype) == (torch.int64, torch.uint8)
+                assert len(images) == 4 or images is batches[-1][0]
+                for image, label in zip(images, labels.tolist(), strict=True):
+                    assert torch.equal(image, transform(random_image(place, 8, 9)))
+                    assert label == place % 5
+                    seen.append(place)
+                    place += world_size
+        assert sorted(seen) == list(range(20))
+    assert states() == before
+
+
+def test_a_part_of_the_training_set_can_be_evaluated() -> None:
+    ((images, labels),) = make_eval(dataset=Subset(Images(), [4, 2, 11]))
+    assert labels.tolist() == [4, 2, 1]
+    assert torch.equal(images[2], eval_transform(SETTINGS)(random_image(11, 8, 9)))
+
+
+def test_memory_is_pinned_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Spy(torch.utils.data.DataLoader):
+        def __init__(self, *args: Any, pin_memory: bool, **options: Any) -> None:
+            asked.append(pin_memory)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr("cutmix_zoo.data.loaders.DataLoader", Spy)
+    for build in (make, make_eval):
+        build()
+        build(pin_memory=True)
+    assert asked == [False, True, False, True]
+
+
+class Reader:
+    """A stream as timm's readers make them: shares for ranks and workers, an order from epoch and worker seed.
+
+    Like timm's reader of webdatasets it carries the state of its shuffle from one epoch to the next.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, *, training: bool) -> None:
+        self.num_samples, self.batch_size, self.training = num_samples, batch_size, training
+        self.dist_rank, self.dist_num_replicas, self.num_workers = 0, 1, 1
+        self.epoch, self.shuffle = 0, None
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def set_loader_cfg(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+
+    def _share(self) -> int:
+        share = -(-self.num_samples // (self.num_workers * self.dist_num_replicas))
+        return -(-share // self.batch_size) * self.batch_size
+
+    def __len__(self) -> int:
+        return self._share() * self.num_workers
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        info = get_worker_info()
+        assert info is not None
+        first, step = self.dist_rank * info.num_workers + info.id, info.num_workers * self.dist_num_replicas
+        places = list(range(first, self.num_samples, step))
+        if self.training:
+            self.shuffle = self.shuffle or random.Random(info.seed)
+            self.shuffle.shuffle(places)
+            places = (places * self.num_samples)[: self._share()]
+        for place in places:
+            yield random_image(place, 8, 9), place % 5
+
+
+def stream(rank: int = 0, world_size: int = 1, *, training: bool = True) -> IterableImageDataset:
+    reader = Reader(32, 6 // world_size, training=training)
+    if training:
+        reader.dist_rank, reader.dist_num_replicas = rank, world_size
+    return IterableImageDataset("", reader=reader)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_stream_has_the_keys_of_its_batches(workers: int) -> None:
+    loader = make(with_workers(workers), stream())
+    batches = list(loader.epoch(7))
+    assert len(loader) == len(batches) == 6
+    transform, indices = train_transform(SETTINGS), []
+    for step, (images, rows) in enumerate(batches):
+        assert len(images) == 6
+        for image, (label, epoch, at, index, worker) in zip(images, rows.tolist(), strict=True):
+            assert (epoch, at, worker) == (7, step, step % max(1, workers))
+            candidates = []
+            for place in range(label, 32, 5):
+                with isolated_rng(3, Stream.AUGMENT, 7, index):
+                    candidates.append(transform(random_image(place, 8, 9)))
+            assert any(torch.equal(image, candidate) for candidate in candidates)
+            indices.append(index)
+    assert sorted(indices) == list(range(36))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_repeats_any_epoch_whatever_came_before(workers: int) -> None:
+    settings = with_workers(workers)
+    loader = make(settings, stream())
+    before = states()
+    epochs = [list(loader.epoch(epoch)) for epoch in range(3)]
+    assert states() == before
+    assert not same(epochs[0], epochs[1])
+    assert same(list(make(settings, stream()).epoch(2)), epochs[2])
+    assert same(list(make(settings, stream()).epoch(2, 4)), epochs[2][4:])
+    assert not same(list(make(settings, stream(), seed=9).epoch(2)), epochs[2])
+
+
+def test_ranks_of_a_stream_have_keys_of_their_own() -> None:
+    indices = []
+    for rank in range(2):
+        loader = make(with_workers(2), stream(rank, 2), rank=rank, world_size=2)
+        assert len(loader) == 6
+        for images, rows in loader.epoch(0):
+            assert len(images) == 3
+            indices += rows[:, 3].tolist()
+    assert len(set(indices)) == len(indices) == 36
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_evaluation_stream_is_divided_exactly(workers: int) -> None:
+    transform = eval_transform(SETTINGS)
+    expected = sorted(transform(random_image(place, 8, 9)).numpy().tobytes() for place in range(32))
+    for world_size in (1, 3):
+        seen = []
+        for rank in range(world_size):
+            dataset = stream(training=False)
+            loader = make_eval(with_workers(workers), dataset, rank=rank, world_size=world_size)
+            assert loader.size == 32
+            seen += [image.numpy().tobytes() for images, _ in loader for image in images]
+        assert sorted(seen) == expected
+
+
+@pytest.mark.filterwarnings("ignore")  # that package's own
+def test_webdataset(webdataset_folder: Path) -> None:
+    pytest.importorskip("webdataset")
+    settings = DataSettings(
+        "wds/",
+        root=str(webdataset_folder),
+        input_size=(3, 8, 8),
+        mean=(0.5,),
+        std=(0.5,),
+        batch_size=4,
+        workers=2,
+        pad=0,
+    )
+    val = make_eval(settings, open_split(settings, "val"))
+    places = [int(image[0, 0, 0]) for images, _ in val for image in images]
+    assert sorted(places) == list(range(24))
+    loader = make(settings, open_split(settings, "train", seed=3))
+    epochs = [list(loader.epoch(epoch)) for epoch in range(3)]
+    assert [len(epoch) for epoch in epochs] == [len(loader)] * 3 == [6] * 3
+    assert sorted(int(image[0, 0, 0]) for images, _ in epochs[0] for image in images) == list(range(24))
+    for step, (_, rows) in enumerate(epochs[1]):
+        assert {SampleKey(*row[1:3], 0) for row in rows.tolist()} == {SampleKey(1, step, 0)}
+    assert not same(epochs[0], epochs[1])
+    again = make(settings, open_split(settings, "train", seed=3))
+    assert same(list(again.epoch(2)), epochs[2])

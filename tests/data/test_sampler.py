@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+
+from cutmix_zoo.data.sampler import KeyedBatchSampler, eval_indices
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.keys import SampleKey, Stream, generator_for
+
+
+def batches(sampler: KeyedBatchSampler, epoch: int, step: int = 0) -> list[list[SampleKey]]:
+    sampler.set_position(epoch, step)
+    return list(sampler)
+
+
+def test_an_epoch_is_a_permutation_cut_into_batches() -> None:
+    sampler = KeyedBatchSampler(23, 5, seed=3)
+    for epoch in (0, 1, 7):
+        keys = batches(sampler, epoch)
+        assert len(keys) == len(sampler) == 4
+        indices = [key.index for batch in keys for key in batch]
+        assert len(set(indices)) == 20
+        assert set(indices) <= set(range(23))
+        assert indices == torch.randperm(23, generator=generator_for(3, Stream.SHUFFLE, epoch))[:20].tolist()
+        for step, batch in enumerate(keys):
+            assert [(key.epoch, key.step) for key in batch] == [(epoch, step)] * 5
+            assert all(type(key) is SampleKey and type(key.index) is int for key in batch)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    sampler = KeyedBatchSampler(50, 10, seed=3)
+    first = batches(sampler, 4)
+    batches(sampler, 9)
+    torch.manual_seed(11)
+    assert batches(sampler, 4) == first == batches(KeyedBatchSampler(50, 10, seed=3), 4)
+    for other in (batches(sampler, 5), batches(KeyedBatchSampler(50, 10, seed=4), 4)):
+        assert [key.index for batch in other for key in batch] != [key.index for batch in first for key in batch]
+
+
+def test_every_place_gets_every_sample_alike() -> None:
+    """A chi-squared test over 3,000 epochs of 6 samples: 25 degrees of freedom, 99.9 % quantile 52.6."""
+    counts = np.zeros((6, 6))
+    sampler = KeyedBatchSampler(6, 6, seed=0)
+    for epoch in range(3000):
+        for place, key in enumerate(batches(sampler, epoch)[0]):
+            counts[place, key.index] += 1
+    assert ((counts - 500) ** 2 / 500).sum() < 52.6
+
+
+def test_it_starts_at_any_step() -> None:
+    sampler = KeyedBatchSampler(50, 10, seed=3)
+    whole = batches(sampler, 2)
+    for step in range(6):
+        assert batches(sampler, 2, step) == whole[step:]
+    assert len(sampler) == 5
+
+
+def test_a_new_sampler_starts_at_the_beginning() -> None:
+    sampler = KeyedBatchSampler(8, 4, seed=3)
+    assert list(sampler) == batches(sampler, 0)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_ranks_divide_each_batch_in_order(world_size: int) -> None:
+    whole = batches(KeyedBatchSampler(100, 12, seed=3), 1, 2)
+    parts = [
+        batches(KeyedBatchSampler(100, 12, seed=3, rank=rank, world_size=world_size), 1, 2)
+        for rank in range(world_size)
+    ]
+    assert [[key for part in step for key in part] for step in zip(*parts, strict=True)] == whole
+    assert {len(batch) for part in parts for batch in part} == {12 // world_size}
+
+
+def test_a_batch_that_does_not_divide() -> None:
+    with pytest.raises(UserError, match="data.batch_size counts .* expected a multiple of 3, got 64"):
+        KeyedBatchSampler(1000, 64, seed=0, world_size=3)
+
+
+def test_a_dataset_smaller_than_a_batch() -> None:
+    assert len(KeyedBatchSampler(64, 64, seed=0)) == 1
+    with pytest.raises(UserError, match="63 images, less than a batch: set data.batch_size to 63 or less"):
+        KeyedBatchSampler(63, 64, seed=0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("size", [0, 1, 20, 21])
+def test_evaluation_shares_are_exact(size: int, world_size: int) -> None:
+    shares = [list(eval_indices(size, rank, world_size)) for rank in range(world_size)]
+    assert sorted(index for share in shares for index in share) == list(range(size))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

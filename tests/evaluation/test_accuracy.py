@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss, top_k_accuracy_score
+from torch import nn
+
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
+
+
+class Lookup(nn.Module):
+    """A network whose logits are known: row i of a table for an image of value i."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        return self.table[images.flatten().long()]
+
+
+def batches(labels: torch.Tensor, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None]
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+@pytest.mark.parametrize("num_classes", [3, 9])
+def test_agrees_with_scikit_learn_whatever_the_batches(num_classes: int) -> None:
+    rng = torch.Generator().manual_seed(1)
+    table = torch.randn(47, num_classes, generator=rng)
+    labels = torch.randint(num_classes, (47,), generator=rng)
+    results = [
+        evaluate_accuracy(Lookup(table), batches(labels, size), prepare=lambda images: images, expected=47)
+        for size in (1, 10, 47)
+    ]
+    assert all(result == pytest.approx(results[0], rel=1e-14) for result in results)
+    scores, names = table.double().numpy(), np.arange(num_classes)
+    probabilities = table.double().softmax(1).numpy()
+    top5 = 1.0 if num_classes <= 5 else top_k_accuracy_score(labels, scores, k=5, labels=names)
+    assert results[0]["top1"] == pytest.approx(100 * top_k_accuracy_score(labels, scores, k=1, labels=names))
+    assert results[0]["top5"] == pytest.approx(100 * top5)
+    assert results[0]["loss"] == pytest.approx(log_loss(labels, probabilities, labels=names))
+    assert results[0]["count"] == 47
+
+
+def test_shares_of_two_processes_add_up() -> None:
+    table, labels = torch.eye(4), torch.tensor([0, 1, 2, 0])
+    model = Lookup(table).train()
+    parts = batches(labels, 1)
+    seen: list[torch.Tensor] = []
+
+    def share(rank: int) -> None:
+        with pytest.raises(UserError, match="evaluated 2 images of a split of 4"):
+            evaluate_accuracy(
+                model, parts[rank::2], prepare=lambda images: images, expected=4, reduce=lambda s: seen.append(s) or s
+            )
+
+    share(0)
+    share(1)
+    whole = evaluate_accuracy(
+        model, parts[::2], prepare=lambda images: images, expected=4, reduce=lambda sums: sums + seen[1]
+    )
+    assert (whole["top1"], whole["count"]) == (75.0, 4)
+    assert model.training
+
+
+def test_prepare_is_applied_and_labels_outside_the_classes_are_named() -> None:
+    labels = torch.tensor([1, 0])
+    result = evaluate_accuracy(Lookup(torch.eye(2)), batches(labels, 2), prepare=lambda images: 1 - images, expected=2)
+    assert result["top1"] == 100.0
+    for bad in (2, -1):
+        with pytest.raises(UserError, match=f"outside the model's 2 classes: {bad}"):
+            evaluate_accuracy(
+                Lookup(torch.eye(2)), batches(torch.tensor([0, bad]), 2), prepare=lambda images: images, expected=2
+            )

@@ -1,0 +1,335 @@
+import pickle
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import FastCollateMixup, create_loader
+from timm.data.loader import PrefetchLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cutmix_zoo.keys import SampleKey, Stream, generator_for
+from cutmix_zoo.mixing import CutMix, MixCollate, collate, collate_samples, plan_for
+
+NUM_CLASSES = 10
+MIX = CutMix(per="sample")
+DTYPES = [np.uint8, np.float32, np.float16, np.int64]
+
+# Python 3.12 warns that forking a process with threads may deadlock; forked loader workers are what is tested
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks:DeprecationWarning")
+
+
+def _image(index: int, height: int = 12, width: int = 10) -> np.ndarray:
+    """Random (H, W, 3) pixels."""
+    return np.random.default_rng(index).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def _samples(batch_size: int = 6, key: tuple[int, int] | None = None) -> list[tuple[Any, ...]]:
+    """Samples as timm's transforms give them: (C, H, W) views of height-width-channel memory."""
+    samples = [(torch.from_numpy(_image(i)).permute(2, 0, 1), i % NUM_CLASSES) for i in range(batch_size)]
+    if key is None:
+        return samples
+    return [(*sample, SampleKey(*key, index=i)) for i, sample in enumerate(samples)]
+
+
+class Images(Dataset):
+    """PIL images through timm's transform, in the loader's workers; the same images in every batch."""
+
+    def __init__(self, size: int = 24, period: int = 24, keyed: bool = False) -> None:
+        self.size, self.period, self.keyed = size, period, keyed
+        self.transform: Callable[[Image.Image], Any] = lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        content = index % self.period
+        image, label = self.transform(Image.fromarray(_image(content, 16, 16))), content % NUM_CLASSES
+        return (image, label, SampleKey(2, index // 6, index)) if self.keyed else (image, label)
+
+
+class SpawnImages(Images):
+    """Without the lambda, which does not pickle."""
+
+    def __init__(self) -> None:
+        self.size, self.period, self.keyed = 12, 12, False
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return torch.from_numpy(_image(index, 16, 16)).permute(2, 0, 1), index % NUM_CLASSES
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_stacking_keeps_dtype_and_layout(dtype: type, as_tensor: bool, channels_last: bool) -> None:
+    arrays = [_image(i).astype(dtype).transpose(2, 0, 1) for i in range(5)]
+    if not channels_last:
+        arrays = [np.ascontiguousarray(array) for array in arrays]
+    images, labels = collate_samples([(torch.from_numpy(a) if as_tensor else a, i) for i, a in enumerate(arrays)])
+    assert torch.equal(images, torch.from_numpy(np.stack(arrays)))
+    assert images.dtype == torch.from_numpy(arrays[0]).dtype
+    assert images.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_channel_counts(channels: int) -> None:
+    arrays = [np.full((8, 6, channels), i, np.uint8).transpose(2, 0, 1) for i in range(3)]
+    images, _ = collate_samples([(array, 0) for array in arrays])
+    assert torch.equal(images, torch.from_numpy(np.stack(arrays)))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_views_of_any_kind_can_be_read() -> None:
+    read_only = _image(0).transpose(2, 0, 1)
+    read_only.flags.writeable = False
+    flipped = _image(1)[:, ::-1].transpose(2, 0, 1)
+    cropped = np.pad(_image(2), ((3, 3), (3, 3), (0, 0)))[3:-3, 3:-3].transpose(2, 0, 1)
+    arrays = [read_only, flipped, cropped]
+    for order in (arrays, arrays[::-1], [flipped, read_only, cropped]):
+        images, _ = MixCollate(CutMix(prob=0.0), NUM_CLASSES)([(array, 0) for array in order])
+        assert np.array_equal(images.numpy(), np.stack(order))
+        assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("label", [3, np.int64(3), np.uint8(3), torch.tensor(3), np.array(3)])
+def test_integer_labels_of_any_kind(label: object) -> None:
+    image = _samples(1)[0][0]
+    assert collate_samples([(image, label)])[1].tolist() == [3]
+    assert MixCollate(MIX, NUM_CLASSES)([(image, label)])[1].argmax().item() == 3
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 8])
+@pytest.mark.parametrize("mix", [CutMix(), MIX, CutMix(prob=0.5, per="pair")], ids=repr)
+def test_with_a_key_the_batch_is_that_of_the_device_path(
+    mix: CutMix, batch_size: int, dtype: type, as_tensor: bool
+) -> None:
+    samples = [
+        (image.numpy().astype(dtype) if not as_tensor else torch.from_numpy(image.numpy().astype(dtype)), *rest)
+        for image, *rest in _samples(batch_size, key=(3, 5))
+    ]
+    images, targets = MixCollate(mix, NUM_CLASSES, smoothing=0.1, seed=9, rank=2)(samples)
+    unmixed, labels = collate_samples(samples)
+    plan = plan_for(mix, batch_size, 12, 10, seed=9, epoch=3, step=5, rank=2)
+    assert torch.equal(images, plan.apply(unmixed))
+    assert images.stride() == unmixed.stride()
+    assert torch.equal(targets, plan.mix_targets(labels, NUM_CLASSES, 0.1))
+    if batch_size > 2 and mix.prob == 1:
+        assert not torch.equal(images, unmixed)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"epoch": 1}, {"step": 1}, {"rank": 1}])
+def test_a_plan_belongs_to_one_step_of_one_run(changed: dict[str, int]) -> None:
+    name = {"seed": 0, "epoch": 0, "step": 0, "rank": 0}
+    plan, same, other = (plan_for(MIX, 8, 32, 32, **parts) for parts in (name, name, name | changed))
+    assert torch.equal(plan.boxes, same.boxes)
+    assert not torch.equal(plan.boxes, other.boxes)
+    drawn = MIX.draw(8, 32, 32, generator=generator_for(0, Stream.MIX, 0, 0, 0))
+    assert torch.equal(plan.boxes, drawn.boxes)
+
+
+@pytest.mark.parametrize("key", [None, (0, 0)])
+def test_samples_are_only_read_and_a_batch_is_never_written_again(key: tuple[int, int] | None) -> None:
+    samples, pristine = _samples(key=key), _samples()
+    collate_fn = MixCollate(CutMix(per="pair"), NUM_CLASSES)
+    first = collate_fn(samples)
+    kept = [tensor.clone() for tensor in first]
+    for _ in range(3):
+        collate_fn(samples)
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(first, kept, strict=True))
+    first[0].zero_()
+    assert all(torch.equal(sample[0], untouched[0]) for sample, untouched in zip(samples, pristine, strict=True))
+
+
+def test_global_generators_are_not_touched() -> None:
+    before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
+    MixCollate(MIX, NUM_CLASSES)(_samples())
+    MixCollate(MIX, NUM_CLASSES)(_samples(key=(0, 0)))
+    after = torch.get_rng_state(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_without_keys_the_worker_seed_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = _samples(8)
+
+    def batches(collate_fn: MixCollate, worker_seed: int | None) -> list[bytes]:
+        worker = None if worker_seed is None else SimpleNamespace(seed=worker_seed)
+        monkeypatch.setattr(collate, "get_worker_info", lambda: worker)
+        return [collate_fn(samples)[0].numpy().tobytes() for _ in range(2)]
+
+    used = MixCollate(MIX, NUM_CLASSES)
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        main = batches(used, None)
+        assert main == batches(MixCollate(MIX, NUM_CLASSES), None)
+        torch.manual_seed(5)
+        assert main != batches(MixCollate(MIX, NUM_CLASSES), None)
+    # a collate that was used before goes on from its worker's seed, not from what it drew
+    copies = [batches(pickle.loads(pickle.dumps(used)), seed) for seed in (1, 2)]
+    assert copies == [batches(MixCollate(MIX, NUM_CLASSES), seed) for seed in (1, 2)]
+    assert len({main[0], main[1], *copies[0], *copies[1]}) == 6
+    others = [MixCollate(MIX, NUM_CLASSES, seed=1), MixCollate(MIX, NUM_CLASSES, rank=1)]
+    assert copies[0] not in [batches(other, 1) for other in others]
+
+
+def test_the_switch() -> None:
+    collate_fn, samples = MixCollate(MIX, NUM_CLASSES, smoothing=0.1), _samples()
+    assert isinstance(collate_fn, FastCollateMixup)
+    assert collate_fn.mixup_enabled is True
+    collate_fn.mixup_enabled = False
+    assert collate_fn.mixup_enabled is False
+    images, targets = collate_fn(samples)
+    assert torch.equal(images, torch.stack([image for image, _ in samples]))
+    on, off = 0.91, 0.01
+    expected = torch.full((6, NUM_CLASSES), off).scatter_(1, torch.arange(6).unsqueeze(1), on)
+    torch.testing.assert_close(targets, expected)
+    collate_fn.mixup_enabled = True
+    assert not torch.equal(collate_fn(samples)[0], images)
+
+
+def _is_mixed(targets: Tensor) -> bool:
+    """Whether a smoothed target has two classes above the floor."""
+    return bool(((targets > 0.0101).sum(1) > 1).any())
+
+
+def _check_switch(loader: PrefetchLoader) -> None:
+    for enabled in (True, False, True):
+        loader.mixup_enabled = enabled
+        assert loader.mixup_enabled is enabled
+        batches = list(loader)
+        assert [images.shape for images, _ in batches] == [(6, 3, 16, 16)] * len(batches)
+        assert all(targets.shape == (6, NUM_CLASSES) for _, targets in batches)
+        assert [_is_mixed(targets) for _, targets in batches] == [enabled] * len(batches)
+        if not enabled:
+            peak = torch.tensor([0.91]).expand(6)
+            assert all(torch.allclose(targets.amax(1), peak) for _, targets in batches)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_switch_in_timms_loader(num_workers: int) -> None:
+    loader = create_loader(
+        Images(),
+        input_size=(3, 16, 16),
+        batch_size=6,
+        is_training=True,
+        no_aug=True,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        collate_fn=MixCollate(MIX, NUM_CLASSES, smoothing=0.1),
+        device=torch.device("cpu"),
+    )
+    assert isinstance(loader, PrefetchLoader)
+    _check_switch(loader)
+    images, _ = next(iter(loader.loader))
+    assert images.dtype == torch.uint8
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_switch_in_spawned_workers() -> None:
+    collate_fn = MixCollate(MIX, NUM_CLASSES, smoothing=0.1)
+    collate_fn(_samples())  # what it drew here must not be in the way
+    loader = DataLoader(
+        SpawnImages(),
+        batch_size=6,
+        num_workers=1,
+        persistent_workers=True,
+        multiprocessing_context="spawn",
+        collate_fn=collate_fn,
+    )
+    _check_switch(PrefetchLoader(loader, device=torch.device("cpu")))
+
+
+def test_a_worker_writes_into_shared_memory() -> None:
+    loader = DataLoader(Images(), batch_size=6, num_workers=1, collate_fn=_SharedReport(MIX, NUM_CLASSES))
+    assert [images.item() for images, _ in loader] == [1] * 4
+    assert not MixCollate(MIX, NUM_CLASSES)(_samples())[0].is_shared()
+
+
+class _SharedReport(MixCollate):
+    """Says whether the batch was in shared memory when it was finished."""
+
+    def __call__(self, batch: list[tuple[Any, ...]], _: object = None) -> tuple[Tensor, Tensor]:
+        images, targets = super().__call__(batch)
+        return torch.tensor(int(images.is_shared())), targets
+
+
+def _epoch(num_workers: int, *, keyed: bool, collate_fn: MixCollate) -> list[Tensor]:
+    loader = DataLoader(
+        Images(size=24, period=6, keyed=keyed), batch_size=6, num_workers=num_workers, collate_fn=collate_fn
+    )
+    return [images for images, _ in loader]
+
+
+def test_with_keys_the_number_of_workers_changes_nothing() -> None:
+    alone, together = (
+        _epoch(num_workers, keyed=True, collate_fn=MixCollate(MIX, NUM_CLASSES, seed=1)) for num_workers in (0, 2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_without_keys_every_batch_of_every_worker_has_its_own_plan() -> None:
+    collate_fn = MixCollate(MIX, NUM_CLASSES)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        batches = _epoch(0, keyed=False, collate_fn=collate_fn)  # the collate is used before it is forked
+        torch.manual_seed(0)
+        first = _epoch(2, keyed=False, collate_fn=collate_fn)
+        torch.manual_seed(0)
+        again = _epoch(2, keyed=False, collate_fn=collate_fn)
+    # all batches hold the same images, so only the plans differ
+    assert len({batch.numpy().tobytes() for batch in batches + first}) == 8
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+IMAGE = torch.zeros(3, 4, 4, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("collate_fn", [collate_samples, MixCollate(MIX, NUM_CLASSES)], ids=["stack", "mix"])
+@pytest.mark.parametrize(
+    ("samples", "error", "message"),
+    [
+        ([], ValueError, "at least one sample, got none"),
+        ([(IMAGE, 0), (IMAGE[:, :3], 0)], ValueError, r"one shape and dtype, .*\(3, 4, 4\) and uint8 \(3, 3, 4\)"),
+        ([(IMAGE, 0), (IMAGE.float(), 0)], ValueError, "one shape and dtype, got uint8 .* and float32"),
+        ([(IMAGE,)], TypeError, r"a sample must be \(image, label\) or .*, got tuple of \(Tensor\)"),
+        ([(IMAGE, 0, 7)], TypeError, r"a sample must be .* got tuple of \(Tensor, int, int\)"),
+        ([IMAGE], TypeError, r"a sample must be .* got Tensor of shape \(3, 4, 4\)"),
+        ([((IMAGE, IMAGE), 0)], TypeError, r"an image must be .* got tuple of \(Tensor, Tensor\)"),
+        ([(IMAGE[0], 0)], TypeError, r"an image must be .* \(C, H, W\), got Tensor of shape \(4, 4\)"),
+        ([("cat.png", 0)], TypeError, "an image must be .* got str"),
+        ([(IMAGE.bfloat16(), 0)], TypeError, "an image must be a CPU tensor .* BFloat16"),
+        ([(IMAGE, 0.5)], TypeError, "a label must be one integer, got float"),
+        ([(IMAGE, torch.zeros(10))], TypeError, r"a label must be one integer, got Tensor of shape \(10,\)"),
+    ],
+)
+def test_refused_samples(
+    collate_fn: Callable[[list[Any]], Any], samples: list[Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        collate_fn(samples)
+
+
+def test_a_label_outside_the_classes_is_named() -> None:
+    with pytest.raises(ValueError, match=r"label 5 is outside \[0, 5\)"):
+        MixCollate(MIX, num_classes=5)(_samples(6))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"num_classes": 2, "smoothing": -0.1}, "smoothing must be a number from 0 to 1"),
+    ],
+)
+def test_refused_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MixCollate(MIX, **settings)

@@ -1,0 +1,187 @@
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from timm.data.mixup import FastCollateMixup, cutmix_bbox_and_lam
+
+from cutmix_zoo.keys import isolated_rng
+from cutmix_zoo.mixing import BoxPlan, CutMix, IdentityPlan, clipped_boxes
+
+
+def _draw(mix: CutMix, batch_size: int = 16, height: int = 32, width: int = 32, seed: int = 0) -> object:
+    return mix.draw(batch_size, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 20)])
+def test_the_official_algorithm_is_reproduced_pixel_for_pixel(seed: int, height: int, width: int) -> None:
+    """The authors' training step in our words, with its own draws, which our plan is then given."""
+    rng = np.random.default_rng(seed)
+    batch_size, num_classes = 7, 4
+    images = rng.standard_normal((batch_size, 3, height, width)).astype(np.float32)
+    labels = rng.integers(num_classes, size=batch_size)
+    logits = rng.standard_normal((batch_size, num_classes))
+
+    lam = rng.beta(1.0, 1.0)
+    order = rng.permutation(batch_size)
+    centre_row, centre_column = rng.integers(height), rng.integers(width)
+
+    ratio = np.sqrt(1.0 - lam)
+    cut_height, cut_width = int(height * ratio), int(width * ratio)
+    top, bottom = np.clip([centre_row - cut_height // 2, centre_row + cut_height // 2], 0, height)
+    left, right = np.clip([centre_column - cut_width // 2, centre_column + cut_width // 2], 0, width)
+    mixed = images.copy()
+    mixed[:, :, top:bottom, left:right] = images[order, :, top:bottom, left:right]
+    corrected = 1.0 - (bottom - top) * (right - left) / (height * width)
+    log_prob = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    nll_own, nll_other = (-log_prob[np.arange(batch_size), target] for target in (labels, labels[order]))
+    loss = nll_own.mean() * corrected + nll_other.mean() * (1.0 - corrected)
+
+    box = clipped_boxes(torch.tensor([lam]), torch.tensor([[centre_row, centre_column]]), height, width)[0]
+    plan = BoxPlan(batch_size, height, width, torch.from_numpy(order), box)
+    assert np.array_equal(plan.apply(torch.from_numpy(images)).numpy(), mixed)
+    targets = plan.mix_targets(torch.from_numpy(labels), num_classes)
+    expected = np.zeros((batch_size, num_classes))
+    for i in range(batch_size):
+        expected[i, labels[i]] += corrected
+        expected[i, labels[order[i]]] += 1.0 - corrected
+    np.testing.assert_allclose(targets.numpy(), expected, atol=1e-6)
+    ours = torch.nn.functional.cross_entropy(torch.from_numpy(logits), targets.double())
+    assert float(ours) == pytest.approx(loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_given_the_same_draws_timm_collates_alike(seed: int) -> None:
+    samples = [
+        (torch.from_numpy(np.random.default_rng(i).integers(0, 256, (3, 20, 24), np.uint8)), i) for i in range(6)
+    ]
+    reference = FastCollateMixup(0.0, 1.0, label_smoothing=0.1, num_classes=6)
+    with isolated_rng(seed):
+        expected_images, expected_targets = reference(samples)
+    with isolated_rng(seed):
+        lam, _ = reference._params_per_batch()
+        (top, bottom, left, right), _ = cutmix_bbox_and_lam((20, 24), lam)
+    plan = BoxPlan(6, 20, 24, torch.arange(6).flip(0), torch.tensor([top, left, bottom, right]))
+    assert torch.equal(plan.apply(torch.stack([image for image, _ in samples])), expected_images)
+    torch.testing.assert_close(plan.mix_targets(torch.arange(6), 6, smoothing=0.1), expected_targets)
+
+
+@pytest.mark.parametrize(("size", "share"), [(32, 0.2994), (224, 0.3181)])
+def test_mean_pasted_share_of_clipped_boxes(size: int, share: float) -> None:
+    mix, generator = CutMix(per="sample"), torch.Generator().manual_seed(0)
+    shares = torch.cat([mix.draw(1000, size, size, generator=generator).pixel_shares[:, 1] for _ in range(50)])
+    # the standard deviation of one share is 0.27, so that of the mean is 0.0012
+    assert float(shares.mean()) == pytest.approx(share, abs=0.005)
+
+
+def _check_distribution(lam: np.ndarray, cdf: Callable[[float], float]) -> None:
+    # three standard deviations of 10,000 draws are 0.015
+    for point in (0.05, 0.2, 0.4, 0.5, 0.6, 0.8, 0.95):
+        assert float((lam <= point).mean()) == pytest.approx(cdf(point), abs=0.018)
+
+
+@pytest.mark.parametrize("box", ["inside", "clip"])
+@pytest.mark.parametrize(
+    ("alpha", "cdf"),
+    [
+        (0.5, lambda x: 2 / math.pi * math.asin(math.sqrt(x))),
+        (1.0, lambda x: x),
+        (2.0, lambda x: x * x * (3 - 2 * x)),
+    ],
+)
+def test_lam_follows_beta(alpha: float, cdf: Callable[[float], float], box: str) -> None:
+    """What is drawn always does; what is pasted does as well where boxes stay inside."""
+    mix = CutMix(alpha=alpha, per="sample", pairing="reverse", box=box, correct_lam=box == "inside")
+    _check_distribution(_draw(mix, 10_000, 1000, 1000).lam.numpy(), cdf)
+
+
+def test_uncorrected_labels_overstate_the_partner() -> None:
+    drawn, corrected = (_draw(CutMix(per="sample", correct_lam=correct), 4000) for correct in (False, True))
+    assert torch.equal(drawn.pixel_shares, corrected.pixel_shares)
+    assert float((corrected.lam - drawn.lam).mean()) == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_tiny_alpha_gives_whole_images_and_no_nan() -> None:
+    plan = _draw(CutMix(alpha=1e-4, per="sample", box="inside"), batch_size=2000)
+    # a lambda between 0.001 and 0.999 has a chance of about alpha * log(1000)
+    assert float(((plan.lam < 0.001) | (plan.lam > 0.999)).float().mean()) > 0.99
+    assert float(plan.lam.mean()) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("per", ["batch", "pair", "sample"])
+def test_who_shares_a_box(per: str) -> None:
+    plan = _draw(CutMix(per=per), batch_size=16, height=224, width=224)
+    boxes, partner = plan.boxes, plan.partner
+    distinct = len({tuple(box) for box in boxes.tolist()})
+    assert distinct == {"batch": 1, "pair": 8, "sample": 16}[per]
+    if per == "pair":
+        assert torch.equal(boxes[partner], boxes)
+        assert torch.equal(partner[partner], torch.arange(16))
+
+
+def test_a_pair_exchanges_its_boxes() -> None:
+    plan = _draw(CutMix(per="pair", pairing="reverse"), batch_size=5)
+    index = torch.arange(5).view(5, 1, 1).expand(5, 32, 32)
+    mixed = plan.apply(index)
+    assert torch.equal(mixed + mixed.flip(0), torch.full_like(mixed, 4))
+    assert torch.equal(mixed[2], index[2])
+
+
+@pytest.mark.parametrize(("per", "gates"), [("batch", 1), ("pair", 8), ("sample", 16)])
+def test_prob_is_the_share_of_draws_that_mix(per: str, gates: int) -> None:
+    # alpha is large, so that a box is empty only where the gate is shut
+    mix, generator = CutMix(alpha=100.0, prob=0.25, per=per, pairing="reverse", box="inside"), torch.Generator()
+    mixed = torch.stack([mix.draw(16, 64, 64, generator=generator).lam < 1 for _ in range(4800 // gates)])
+    assert float(mixed.float().mean()) == pytest.approx(0.25, abs=0.03)
+    if per == "pair":
+        assert torch.equal(mixed, mixed.flip(1))
+    if per == "batch":
+        assert torch.equal(mixed.all(1), mixed.any(1))
+
+
+@pytest.mark.parametrize(("mix", "batch_size"), [(CutMix(prob=0.0, per="sample"), 8), (CutMix(), 1)])
+def test_where_nothing_is_mixed_the_plan_is_the_identity(mix: CutMix, batch_size: int) -> None:
+    assert isinstance(_draw(mix, batch_size), IdentityPlan)
+
+
+@pytest.mark.parametrize("pairing", ["derangement", "permutation", "reverse"])
+def test_pairing_is_used(pairing: str) -> None:
+    partners = torch.stack([_draw(CutMix(pairing=pairing), batch_size=6, seed=seed).partner for seed in range(200)])
+    self_pairs = float((partners == torch.arange(6)).float().mean())
+    assert self_pairs == pytest.approx({"derangement": 0, "permutation": 1 / 6, "reverse": 0}[pairing], abs=0.05)
+    assert (partners == torch.arange(6).flip(0)).all() == (pairing == "reverse")
+
+
+@pytest.mark.parametrize("settings", [{}, {"prob": 0.0}, {"per": "sample", "pairing": "reverse", "box": "inside"}])
+@pytest.mark.parametrize("batch_size", [1, 2, 9])
+def test_a_draw_moves_the_generator_on_by_one(settings: dict[str, object], batch_size: int) -> None:
+    generator, reference = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    CutMix(**settings).draw(batch_size, 8, 8, generator=generator)
+    torch.randint(2**63 - 1, (), generator=reference)
+    assert torch.equal(generator.get_state(), reference.get_state())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alpha": 0.0}, "alpha must be a finite number above 0, got 0.0"),
+        ({"alpha": -1.0}, "alpha must be a finite number above 0"),
+        ({"alpha": float("inf")}, "alpha must be a finite number above 0"),
+        ({"prob": 1.1}, "prob must be a number from 0 to 1, got 1.1"),
+        ({"per": "elem"}, "per must be one of batch, pair, sample, got 'elem'"),
+        ({"pairing": "roll"}, "pairing must be one of derangement, permutation, reverse, got 'roll'"),
+        ({"box": "outside"}, "box must be one of clip, inside, got 'outside'"),
+        ({"per": "pair", "pairing": "permutation"}, "per='pair' needs mutual pairs"),
+    ],
+)
+def test_bad_settings(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CutMix(**settings)
+
+
+def test_settings_cannot_be_changed_later() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CutMix().alpha = -1.0

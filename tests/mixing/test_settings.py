@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from cutmix_zoo.mixing.settings import require_choice, require_count, require_fraction, require_positive
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "1", None, True])
+def test_positive_refuses(value: object) -> None:
+    with pytest.raises(ValueError, match="alpha must be a finite number above 0, got"):
+        require_positive("alpha", value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "0.5", None, False])
+def test_fraction_refuses(value: object) -> None:
+    with pytest.raises(ValueError, match="prob must be a number from 0 to 1, got"):
+        require_fraction("prob", value)
+
+
+def test_count_refuses() -> None:
+    with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
+        require_count("num_classes", 0)
+
+
+def test_choice_lists_the_words() -> None:
+    with pytest.raises(ValueError, match="per must be one of batch, sample, got 'elem'"):
+        require_choice("per", "elem", ("batch", "sample"))
+
+
+def test_good_values_pass() -> None:
+    require_positive("alpha", np.float32(0.2))
+    require_fraction("prob", 0)
+    require_fraction("prob", 1.0)
+    require_count("num_classes", 1)
+    require_choice("per", "batch", ("batch", "sample"))

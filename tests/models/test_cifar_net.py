@@ -1,0 +1,383 @@
+"""The interface that every CIFAR family has, tried on a small net of each kind."""
+
+import pytest
+import timm
+import torch
+from timm.layers import DropPath
+from timm.models import create_feature_extractor, group_parameters
+from torch import nn
+
+from cutmix_zoo.models import CifarPyramidNet, CifarResNet
+from cutmix_zoo.models.cifar_net import ThreeStageNet, cifar_cfg
+
+NETS = {
+    "basic": lambda **kwargs: CifarResNet(14, **kwargs),
+    "bottleneck": lambda **kwargs: CifarResNet(11, bottleneck=True, **kwargs),
+    "pyramid": lambda **kwargs: CifarPyramidNet(11, alpha=12, **kwargs),
+}
+REGISTERED = ["cifar_resnet8", "cifar_pyramidnet110_a64"]
+STAGE_CHANNELS = {"basic": [16, 32, 64], "bottleneck": [64, 128, 256], "pyramid": [80, 96, 112]}
+# TorchScript is deprecated in PyTorch; it must keep working as long as it is there
+TORCHSCRIPT_DEPRECATED = r"ignore:`torch.jit.\w+` is deprecated:FutureWarning"
+
+
+@pytest.fixture(params=NETS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def make(kind: str, **kwargs: object) -> ThreeStageNet:
+    """A net with weights and statistics that are not the initial ones, in evaluation mode."""
+    torch.manual_seed(0)
+    net = NETS[kind](**kwargs)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return net.eval()
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.randn(*(shape or (2, 3, 32, 32)), generator=torch.Generator().manual_seed(1))
+
+
+# shapes
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 28), (7, 7), (33, 18), (5, 4), (1, 1)])
+def test_odd_sizes_are_rounded_up(kind: str, height: int, width: int) -> None:
+    net = make(kind)
+    features = net.forward_features(images(1, 3, height, width))
+    assert features.shape == (1, net.num_features, -(-height // 4), -(-width // 4))
+    assert net.forward_head(features).shape == (1, 10)
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_in_chans_and_num_classes(kind: str, in_chans: int) -> None:
+    net = make(kind, in_chans=in_chans, num_classes=7)
+    assert net.conv1.weight.shape == (16, in_chans, 3, 3)
+    assert net(images(2, in_chans, 28, 28)).shape == (2, 7)
+
+
+def test_a_batch_of_one_trains(kind: str) -> None:
+    net = make(kind).train()
+    net(images(1, 3, 32, 32)).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+def test_every_parameter_receives_a_gradient(kind: str) -> None:
+    net = make(kind).train()
+    nn.functional.cross_entropy(net(images()), torch.tensor([3, 8])).backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_device_and_dtype(kind: str) -> None:
+    net = NETS[kind](device="meta", dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in net.parameters()} == {("meta", torch.bfloat16)}
+    net.reset_classifier(5)
+    assert (net.fc.weight.device.type, net.fc.weight.dtype) == ("meta", torch.bfloat16)
+
+
+# initialisation
+
+
+def test_initial_weights(kind: str) -> None:
+    torch.manual_seed(0)
+    net = NETS[kind]()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            assert (module.bias == 0).all()
+        if isinstance(module, nn.Conv2d):
+            weight = module.weight
+            std = (2 / (module.kernel_size[0] ** 2 * module.out_channels)) ** 0.5
+            # the standard error of a standard deviation from N draws is 1 / sqrt(2 N) of it; allow five
+            assert weight.std().item() == pytest.approx(std, rel=5 / (2 * weight.numel()) ** 0.5)
+            assert abs(weight.mean().item()) < 5 * std / weight.numel() ** 0.5
+
+
+def test_the_global_seed_decides_the_initial_weights(kind: str) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return nn.utils.parameters_to_vector(NETS[kind]().parameters())
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+# head
+
+
+def test_forward_is_features_then_head(kind: str) -> None:
+    net, x = make(kind), images()
+    features = net.forward_features(x)
+    pooled = features.mean(dim=(2, 3))
+    assert torch.allclose(net.forward_head(features, pre_logits=True), pooled, atol=1e-6)
+    assert torch.allclose(net(x), pooled @ net.fc.weight.T + net.fc.bias, atol=1e-5)
+
+
+def test_num_classes_0_gives_pooled_features(kind: str) -> None:
+    net = make(kind, num_classes=0)
+    assert isinstance(net.get_classifier(), nn.Identity)
+    assert net(images()).shape == (2, net.num_features) == (2, net.head_hidden_size)
+
+
+def test_global_pool_is_timms(kind: str) -> None:
+    x = images()
+    net = make(kind, num_classes=0)
+    features = net.forward_features(x)
+    assert torch.equal(make(kind, num_classes=0, global_pool="max")(x), features.amax(dim=(2, 3)))
+    assert torch.equal(make(kind, num_classes=0, global_pool="")(x), features)
+    assert make(kind, global_pool="catavgmax").fc.in_features == 2 * net.num_features
+
+
+def test_reset_classifier(kind: str) -> None:
+    net, x = make(kind), images()
+    net.reset_classifier(5)
+    assert net(x).shape == (2, 5)
+    assert (net.num_classes, net.get_classifier()) == (5, net.fc)
+    net.reset_classifier(6, "catavgmax")
+    assert net(x).shape == (2, 6)
+    assert net.head_hidden_size == net.fc.in_features == 2 * net.num_features
+    net.reset_classifier(4)  # keeps the pooling
+    assert net.fc.in_features == 2 * net.num_features
+    net.reset_classifier(0, "")
+    assert torch.equal(net(x), net.forward_features(x))
+
+
+def test_drop_rate_acts_on_pooled_features_in_training(kind: str) -> None:
+    net, x = make(kind, drop_rate=0.5), images()
+    features = net.forward_features(x)
+    kept = net.forward_head(features, pre_logits=True)
+    dropped = net.train().forward_head(features, pre_logits=True)
+    assert torch.allclose(dropped[dropped != 0], 2 * kept[dropped != 0])
+    assert 0.3 < (dropped == 0).float().mean() < 0.7
+    assert torch.equal(net.eval()(x), make(kind)(x))
+
+
+# drop path
+
+
+def test_drop_path_rates_grow_linearly() -> None:
+    net = make("basic", drop_path_rate=0.5)
+    rates = [
+        getattr(block.drop_path, "drop_prob", 0.0) for layer in (net.layer1, net.layer2, net.layer3) for block in layer
+    ]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    assert not any(isinstance(module, DropPath) for module in make("basic").modules())
+
+
+def test_drop_path_acts_in_training_only(kind: str) -> None:
+    net, x = make(kind, drop_path_rate=0.5), images()
+    assert torch.equal(net(x), make(kind)(x))
+    block = net.layer3[-1].train()
+    block.drop_path.drop_prob = 1.0
+    x = images(2, block.conv1.in_channels, 8, 8)
+    shortcut = block.downsample(x)
+    if kind == "pyramid":
+        shortcut = torch.cat([shortcut, torch.zeros(2, 112 - 96, 4, 4)], dim=1)
+    assert torch.equal(block(x), shortcut if kind == "pyramid" else shortcut.relu())
+
+
+# features
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+@pytest.mark.parametrize("feature_cls", ["default", "dict", "hook", "fx", "getter"])
+def test_features_only_gives_stem_and_stages(name: str, feature_cls: str) -> None:
+    kwargs = {} if feature_cls == "default" else {"feature_cls": feature_cls}
+    torch.manual_seed(0)
+    net = timm.create_model(name, features_only=True, **kwargs).eval()
+    torch.manual_seed(0)
+    reference = timm.create_model(name).eval()
+    x = images(1, 3, 28, 28)
+    maps = net(x)
+    maps = list(maps.values()) if isinstance(maps, dict) else maps
+    expected = reference.forward_intermediates(x, intermediates_only=True)
+    assert len(maps) == 4
+    assert net.feature_info.channels() == [m.shape[1] for m in maps]
+    assert net.feature_info.reduction() == [1, 1, 2, 4] == [28 // m.shape[2] for m in maps]
+    for actual, wanted in zip(maps, expected, strict=True):
+        assert torch.allclose(actual, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+@pytest.mark.parametrize(("out_indices", "reductions"), [((1, 3), [1, 4]), ((-1,), [4]), ((0, -2), [1, 2])])
+def test_out_indices(name: str, out_indices: tuple[int, ...], reductions: list[int]) -> None:
+    net = timm.create_model(name, features_only=True, out_indices=out_indices)
+    assert net.feature_info.reduction() == reductions
+    assert [32 // m.shape[2] for m in net(images())] == reductions
+
+
+def test_intermediates(kind: str) -> None:
+    net, x = make(kind), images()
+    features, maps = net.forward_intermediates(x)
+    assert torch.equal(features, net.forward_features(x))
+    assert [m.shape[1] for m in maps] == [16, *STAGE_CHANNELS[kind]]
+    assert [info["num_chs"] for info in net.feature_info] == [16, *STAGE_CHANNELS[kind]]
+    stem = net.bn1(net.conv1(x))
+    assert torch.equal(maps[0], stem if kind == "pyramid" else stem.relu())
+    for layer, before, after in zip((net.layer1, net.layer2, net.layer3), maps, maps[1:], strict=False):
+        assert torch.equal(layer(before), after)
+
+
+@pytest.mark.parametrize(("indices", "kept"), [([0, 2], [0, 2]), ([-1], [3]), (2, [2, 3]), (None, [0, 1, 2, 3])])
+def test_intermediates_by_index(kind: str, indices: list[int] | int | None, kept: list[int]) -> None:
+    net, x = make(kind), images()
+    _, every = net.forward_intermediates(x)
+    some = net.forward_intermediates(x, indices, intermediates_only=True)
+    assert len(some) == len(kept)
+    assert all(torch.equal(m, every[i]) for m, i in zip(some, kept, strict=True))
+
+
+def test_norm_touches_the_last_map_only(kind: str) -> None:
+    net, x = make(kind), images()
+    raw = net.forward_intermediates(x, intermediates_only=True)
+    normed = net.forward_intermediates(x, norm=True, intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(raw[:3], normed[:3], strict=True))
+    assert torch.equal(normed[3], net.forward_features(x))
+    assert torch.equal(raw[3], normed[3]) == (kind != "pyramid")
+
+
+def test_stop_early_leaves_the_rest_out(kind: str) -> None:
+    net, x = make(kind), images()
+    expected = net.forward_intermediates(x, [1], intermediates_only=True)[0]
+    net.layer2 = net.layer3 = None  # calling it would raise
+    last, maps = net.forward_intermediates(x, [1], stop_early=True)
+    assert torch.equal(last, expected)
+    assert torch.equal(maps[0], expected)
+
+
+def test_unknown_output_format_is_an_error(kind: str) -> None:
+    with pytest.raises(ValueError, match="output_fmt must be 'NCHW', got 'NLC'"):
+        make(kind).forward_intermediates(images(), output_fmt="NLC")
+
+
+@pytest.mark.parametrize("prune_head", [True, False])  # a head sized for the last map cannot stay either way
+def test_prune_intermediate_layers(kind: str, prune_head: bool) -> None:
+    net, x = make(kind), images()
+    stem, _, stage2, _ = net.forward_intermediates(x, intermediates_only=True)
+    assert net.prune_intermediate_layers([0, -2], prune_head=prune_head) == [0, 2]
+    assert {name.split(".")[0] for name, _ in net.named_parameters()} == {"conv1", "bn1", "layer1", "layer2"}
+    kept = net.forward_intermediates(x, [0, 2], intermediates_only=True)
+    assert torch.equal(kept[0], stem)
+    assert torch.equal(kept[1], stage2)
+    assert torch.equal(net(x), stage2)
+    assert net.num_features == net.head_hidden_size == stage2.shape[1]
+
+
+@pytest.mark.parametrize("prune_norm", [True, False])
+def test_prune_nothing_but_the_norm(kind: str, prune_norm: bool) -> None:
+    net, x = make(kind), images()
+    raw = net.forward_intermediates(x, [3], intermediates_only=True)[0]
+    expected = raw if prune_norm else net.forward_features(x)
+    fc = net.fc
+    assert net.prune_intermediate_layers(1, prune_norm=prune_norm, prune_head=False) == [3]
+    assert torch.equal(net.forward_features(x), expected)
+    assert net.fc is fc
+
+
+# training aids
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_group_matcher_orders_parameters_by_depth(kind: str, coarse: bool) -> None:
+    net = make(kind)
+    groups = group_parameters(net, net.group_matcher(coarse=coarse), reverse=True)
+    num_blocks = 3 if coarse or kind != "basic" else 6
+    assert groups.keys() == dict(net.named_parameters()).keys()
+    assert set(groups.values()) == set(range(num_blocks + 2))
+    assert groups["conv1.weight"] == groups["bn1.weight"] == 0
+    assert groups["layer1.0.bn1.weight"] == 1
+    assert groups["layer3.0.conv1.weight"] == (5 if num_blocks == 6 else 3)
+    assert groups["fc.weight"] == groups["fc.bias"] == num_blocks + 1
+    if kind == "pyramid":
+        assert groups["bn_final.weight"] == num_blocks
+
+
+def test_checkpointing_gives_the_same_gradients(kind: str) -> None:
+    def gradients(checkpointing: bool) -> tuple[torch.Tensor, int]:
+        net = make(kind).train()
+        net.set_grad_checkpointing(checkpointing)
+        calls = []
+        net.layer2[0].register_forward_pre_hook(lambda *_: calls.append(1))
+        net(images()).square().sum().backward()
+        return nn.utils.parameters_to_vector(p.grad for p in net.parameters()), len(calls)
+
+    (plain, once), (recomputed, twice) = gradients(False), gradients(True)
+    assert torch.equal(plain, recomputed)
+    assert (once, twice) == (1, 2)
+
+
+def test_checkpointing_reaches_forward_intermediates(kind: str) -> None:
+    net, calls = make(kind), []
+    net.set_grad_checkpointing()
+    net.layer3[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    net.forward_intermediates(images())[0].sum().backward()
+    assert len(calls) == 2
+
+
+# other ways to run
+
+
+@pytest.mark.filterwarnings(TORCHSCRIPT_DEPRECATED)
+def test_torchscript(kind: str) -> None:
+    net = make(kind, drop_path_rate=0.2, drop_rate=0.1)
+    assert torch.allclose(torch.jit.script(net)(images()), net(images()), atol=1e-5)
+
+
+def test_fx_feature_extractor(kind: str) -> None:
+    net, x = make(kind), images()
+    extracted = create_feature_extractor(net, {"act1": "stem", "layer2": "middle", "fc": "logits"})(x)
+    _, maps = net.forward_intermediates(x)
+    for actual, expected in zip(extracted.values(), (maps[0], maps[2], net(x)), strict=True):
+        assert torch.allclose(actual, expected, atol=1e-5)
+
+
+def test_compiles_without_graph_break(kind: str) -> None:
+    net = make(kind)
+    assert torch.allclose(torch.compile(net, backend="eager", fullgraph=True)(images()), net(images()), atol=1e-5)
+
+
+def test_channels_last_stays_so_and_gives_the_same(kind: str) -> None:
+    net, x = make(kind), images()
+    expected = net(x)
+    net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    assert torch.allclose(net(x), expected, atol=1e-5)
+    _, maps = net.forward_intermediates(x)
+    assert all(m.is_contiguous(memory_format=torch.channels_last) for m in maps)
+
+
+def test_bfloat16(kind: str) -> None:
+    net, x = make(kind), images()
+    expected = net(x)
+    actual = net.bfloat16()(x.bfloat16())
+    assert actual.dtype == torch.bfloat16
+    assert torch.nn.functional.cosine_similarity(actual.float(), expected).min() > 0.99
+
+
+def test_autocast_trains(kind: str) -> None:
+    net = make(kind).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = net(images())
+    logits.float().square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+# configuration
+
+
+def test_cifar_cfg_takes_overrides() -> None:
+    cfg = cifar_cfg(num_classes=100, paper_ids="arXiv:1")
+    assert (cfg["num_classes"], cfg["paper_ids"], cfg["input_size"]) == (100, "arXiv:1", (3, 32, 32))
+
+
+def test_blocks_may_be_anything_with_the_same_signature() -> None:
+    def block(in_chs: int, out_chs: int, stride: int, drop_path: float, device: None, dtype: None) -> nn.Module:
+        return nn.Conv2d(in_chs, out_chs, 1, stride=stride, device=device, dtype=dtype)
+
+    net = ThreeStageNet(block, [[8], [12, 20], [24]], preact=False)
+    maps = net.forward_intermediates(images(), intermediates_only=True)
+    assert [tuple(m.shape[1:]) for m in maps] == [(16, 32, 32), (8, 32, 32), (20, 16, 16), (24, 8, 8)]

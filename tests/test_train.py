@@ -1,0 +1,232 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+import cutmix_zoo.train
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.evaluate import evaluate
+from cutmix_zoo.mixing import CutMix
+from cutmix_zoo.train import train
+from cutmix_zoo.training.recipe import load_recipe
+from cutmix_zoo.training.run import RunFolder
+from cutmix_zoo.training.settings import Recipe
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """One finished run that several tests look at."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    options = {"data.name": "fashion_mnist", "data.root": str(tiny_data), "data.batch_size": "16", "data.workers": "0"}
+    recipe = load_recipe("quickstart", {**options, "schedule.epochs": "3", "runtime.keep_checkpoints": "3"})
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    train(recipe, folder)
+    torch.set_num_threads(threads)
+    return recipe, folder
+
+
+def test_a_run_leaves_what_the_design_says(finished: tuple[Recipe, Path]) -> None:
+    _, folder = finished
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("checkpoints", "metrics.jsonl", "model", "plots", "recipe.yaml", "status.json", "summary.json")
+    ]
+    lines = metrics(folder)
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    for key in ("lr", "train_loss", "mixed_top1", "clean_train_top1", "top1", "top5", "val_loss", "images_per_second"):
+        assert all(isinstance(line[key], float) for line in lines), key
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["top1"], summary["top5"]) == (lines[-1]["top1"], lines[-1]["top5"])
+    assert summary["best_top1"] == max(line["top1"] for line in lines)
+    assert lines[summary["best_epoch"] - 1]["top1"] == summary["best_top1"]
+    assert summary["val_images"] == 30
+    assert summary["parameters"] == sum(p.numel() for p in timm.create_model("cifar_resnet8", in_chans=1).parameters())
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    assert {path.name for path in (folder / "plots").iterdir()} == {"preview.png", "curves.png"}
+
+
+def test_the_resolved_recipe_trains_the_same_again(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+    _, folder = finished
+    recipe = load_recipe(folder / "recipe.yaml")
+    assert (recipe.data.input_size, recipe.model.num_classes, recipe.name) == ((1, 28, 28), 10, "quickstart")
+    train(recipe, tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(folder)
+
+
+def test_timm_loads_the_model_and_evaluation_repeats_the_summary(finished: tuple[Recipe, Path]) -> None:
+    _, folder = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    model = timm.create_model(f"local-dir:{folder}/model", pretrained=True)
+    config = model.pretrained_cfg
+    assert (tuple(config["input_size"]), tuple(config["mean"]), tuple(config["std"])) == ((1, 28, 28), (0.28604,), (0.35302,))
+    assert config["tag"] == "quickstart"
+    provenance = json.loads((folder / "model" / "config.json").read_text())
+    assert provenance["label_names"][9] == "Ankle boot"
+    assert provenance["provenance"]["recipe"]["data"]["root"] is None
+    for name in (str(folder), str(folder / "model")):
+        root = None if name == str(folder) else load_recipe(folder / "recipe.yaml").data.root
+        numbers = evaluate(name, "fashion_mnist", root=root, batch_size=250, workers=0)
+        assert (numbers["top1"], numbers["top5"], numbers["loss"]) == (summary["top1"], summary["top5"], summary["val_loss"])
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_resuming_at_any_epoch_ends_with_the_same_bits(
+    epoch: int, finished: tuple[Recipe, Path], tmp_path: Path
+) -> None:
+    recipe, folder = finished
+    summary = train(recipe, tmp_path / "resumed", resume=str(folder / "checkpoints" / f"epoch-{epoch:04d}"))
+    assert weights(tmp_path / "resumed") == weights(folder)
+    assert summary["best_top1"] == json.loads((folder / "summary.json").read_text())["best_top1"]
+
+
+def test_auto_goes_on_after_an_interruption(
+    finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, folder = finished
+    run = RunFolder(tmp_path / "run")
+    original, calls = cutmix_zoo.train.evaluate_accuracy, 0
+
+    def interrupted(*arguments: object, **options: object) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # two measurements an epoch: the second epoch is trained and not yet saved
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(cutmix_zoo.train, "evaluate_accuracy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, run.path)
+    assert json.loads(run.status_file.read_text())["state"] == "preempted"
+    assert len(metrics(run.path)) == 1
+    with pytest.raises(UserError, match="--resume auto"):
+        train(recipe, run.path)
+    train(recipe, run.path, resume="auto")
+    assert weights(run.path) == weights(folder)
+    assert [line["epoch"] for line in metrics(run.path)] == [1, 2, 3]
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.path.rglob("*"))
+    assert train(recipe, run.path, resume="auto") == run.summary()
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("mix_on", ["device", "collate"])
+def test_workers_and_the_place_of_mixing_do_not_change_a_bit(
+    mix_on: str, finished: tuple[Recipe, Path], tmp_path: Path
+) -> None:
+    recipe, folder = finished
+    other = replace(recipe, data=replace(recipe.data, workers=2), runtime=replace(recipe.runtime, mix_on=mix_on))
+    train(other, tmp_path / "other")
+    assert weights(tmp_path / "other") == weights(folder)
+
+
+def test_seed_mixing_and_smoothing_do_change_the_weights(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, folder = finished
+    short = replace(recipe, schedule=replace(recipe.schedule, epochs=2, warmup_epochs=0.5))
+    variants = [
+        short,
+        replace(short, seed=1),
+        replace(short, mix=None),
+        replace(short, mix=CutMix(prob=1.0, per="sample")),
+        replace(short, regularize=replace(short.regularize, label_smoothing=0.1)),
+        replace(short, regularize=replace(short.regularize, drop_rate=0.5)),
+        replace(short, optimizer=replace(short.optimizer, decay_all=False)),
+    ]
+    for number, variant in enumerate(variants):
+        train(variant, tmp_path / str(number))
+    assert len({weights(tmp_path / str(number)) for number in range(len(variants))}) == len(variants)
+
+
+def test_training_learns(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, _ = finished
+    long = replace(recipe, schedule=replace(recipe.schedule, epochs=25), evaluate=replace(recipe.evaluate, every=10))
+    summary = train(long, tmp_path / "long")
+    assert summary["top1"] > 80  # chance is 10
+    validated = [line["epoch"] for line in metrics(tmp_path / "long") if line["top1"] is not None]
+    assert validated == [10, 20, 25]
+
+
+def test_tensorboard_gets_the_numbers_of_metrics_jsonl(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe, _ = finished
+    short = replace(recipe, schedule=replace(recipe.schedule, epochs=2))
+    train(replace(short, runtime=replace(short.runtime, trackers=("tensorboard",))), tmp_path / "tb")
+    events = EventAccumulator(str(tmp_path / "tb" / "tensorboard"))
+    events.Reload()
+    lines = metrics(tmp_path / "tb")
+    for key in ("top1", "lr", "train_loss", "images_per_second"):
+        logged = {event.step: event.value for event in events.Scalars(key)}
+        assert logged == pytest.approx({line["epoch"]: line[key] for line in lines}), key
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_so(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, _ = finished
+    wild = replace(recipe, optimizer=replace(recipe.optimizer, lr=1e30))
+    with pytest.raises(UserError, match=r"loss of epoch \d is not a finite number.*lower optimizer.lr"):
+        train(wild, tmp_path / "wild")
+    assert json.loads((tmp_path / "wild" / "status.json").read_text())["state"] == "failed"
+
+
+def test_without_matplotlib_the_numbers_are_still_there(
+    finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, folder = finished
+    monkeypatch.setattr(cutmix_zoo.train, "find_spec", lambda _: None)
+    train(recipe, tmp_path / "plain")
+    assert not (tmp_path / "plain" / "plots").exists()
+    assert weights(tmp_path / "plain") == weights(folder)
+    assert "pip install 'cutmix_zoo[plots]'" in capsys.readouterr().out
+
+
+def launch(arguments: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    import os
+
+    command = [sys.executable, "-m", "accelerate.commands.launch", *arguments]
+    return subprocess.run(
+        command, env={**os.environ, **environment}, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def overrides(options: dict[str, str]) -> list[str]:
+    return [part for key, value in options.items() for part in (f"--{key}", value)]
+
+
+def test_two_processes_on_the_cpu_train_into_one_folder(tiny_options: dict[str, str], tmp_path: Path) -> None:
+    arguments = (
+        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no "
+        "--num_cpu_threads_per_process 1 --main_process_port 0 -m cutmix_zoo.train --config quickstart"
+    )
+    done = launch([*arguments.split(), *overrides(tiny_options)], {"ACCELERATE_USE_CPU": "true"}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["quickstart"]
+    folder = tmp_path / "runs" / "quickstart"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["processes"], summary["val_images"], summary["epochs"]) == (2, 30, 3)
+    assert done.stdout.count("timm.create_model(") == 1
+    assert len(metrics(folder)) == 3
+    # what one process measures on the saved weights is what two measured together
+    assert evaluate(str(folder))["top1"] == summary["top1"]
+    assert all(torch.isfinite(value).all() for value in load_file(folder / "model" / "model.safetensors").values())
+
+
+def test_a_launch_that_lost_a_process_is_refused_and_writes_nothing(tiny_options: dict[str, str], tmp_path: Path) -> None:
+    arguments = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --quiet"
+    done = launch([*arguments.split(), *"-m cutmix_zoo.train --config quickstart".split()], {}, tmp_path)
+    assert done.returncode != 0
+    assert "cutmix-zoo train: error: accelerate was asked for several processes" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

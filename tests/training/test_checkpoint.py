@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.training.checkpoint import (
+    Progress,
+    check_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    prune_checkpoints,
+    read_progress,
+    save_checkpoint,
+)
+
+
+def make(optimizer: str, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.default_generator.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.LazyLinear(2))
+    model(torch.zeros(2, 2, 6, 5))
+    model = model.to(memory_format=torch.channels_last)
+    return model, create_optimizer_v2(model, optimizer, lr=0.1, weight_decay=1e-3)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    images = torch.randn(4, 2, 6, 5, generator=torch.Generator().manual_seed(seed))
+    model(images.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw", "lamb"])
+def test_going_on_from_a_checkpoint_is_going_on(name: str, tmp_path: Path) -> None:
+    model, optimizer = make(name)
+    step(model, optimizer, 0)
+    progress = Progress([{"epoch": 1, "top1": 12.5, "val_loss": None}], images=4, seconds=0.5, world_size=2)
+    checkpoint = save_checkpoint(tmp_path, progress, model, optimizer, {"scale": 2.0})
+    step(model, optimizer, 1)
+
+    other, other_optimizer = make(name, seed=9)
+    assert load_checkpoint(checkpoint, other, other_optimizer) == {"scale": 2.0}
+    assert read_progress(checkpoint) == progress
+    step(other, other_optimizer, 1)
+    for (key, value), again in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(value, again), key
+    buffers = zip(optimizer.state.values(), other_optimizer.state.values(), strict=True)
+    for before, after in buffers:
+        for key, value in before.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(after[key])), key
+            if isinstance(value, torch.Tensor):
+                assert value.stride() == after[key].stride(), key
+    assert [g["lr"] for g in optimizer.param_groups] == [g["lr"] for g in other_optimizer.param_groups]
+
+
+def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path, Progress([{}] * 3), *make("sgd"), {})
+    assert checkpoint.name == "epoch-0003"
+    assert sorted(file.suffix for file in checkpoint.iterdir()) == [".json", ".json", ".safetensors", ".safetensors"]
+
+
+def test_half_written_checkpoints_are_not_listed_and_old_ones_pruned(tmp_path: Path) -> None:
+    model, optimizer = make("sgd")
+    for epoch in (1, 2, 10):
+        save_checkpoint(tmp_path, Progress([{}] * epoch), model, optimizer, {})
+    (tmp_path / "epoch-0011.part").mkdir()
+    (tmp_path / "epoch-0011.part" / "checksums.json").write_text("{}")
+    (tmp_path / "epoch-0012").mkdir()
+    assert [file.name for file in list_checkpoints(tmp_path)] == ["epoch-0001", "epoch-0002", "epoch-0010"]
+    prune_checkpoints(tmp_path, keep=2)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["epoch-0002", "epoch-0010", "epoch-0012"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
+def test_damage_is_recognised(file: str, damage: str, tmp_path: Path) -> None:
+    model, optimizer = make("sgd")
+    step(model, optimizer, 0)
+    checkpoint = save_checkpoint(tmp_path, Progress([{}]), model, optimizer, {})
+    check_checkpoint(checkpoint)
+    damaged = checkpoint / file
+    content = bytearray(damaged.read_bytes())
+    if damage == "delete":
+        damaged.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        damaged.write_bytes(content[:-3] if damage == "truncate" else content)
+    with pytest.raises(UserError, match=f"{file} is missing or damaged"):
+        check_checkpoint(checkpoint)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        check_checkpoint(tmp_path)
