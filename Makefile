@@ -6,13 +6,14 @@ CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 .PHONY: quickstart test lint bench clean
 
+# threads that wait without spinning leave the cores to the loader's workers
 quickstart: $(VENV)/.plots
-	$(BIN)/accelerate launch --quiet --cpu --num_processes 1 --num_machines 1 --mixed_precision no \
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/accelerate launch --quiet --cpu --num_processes 1 --num_machines 1 --mixed_precision no \
 		--dynamo_backend no --num_cpu_threads_per_process $(CORES) \
 		-m cutmix_zoo.train --config quickstart --resume auto
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """CutMix for timm: importing this package registers its models with timm.
 
-    >>> import timm, cutmix_zoo
-    >>> model = timm.create_model("cifar_resnet20", num_classes=100)
-    >>> collate = cutmix_zoo.MixCollate(cutmix_zoo.CutMix(alpha=1.0), num_classes=100)
+>>> import timm, cutmix_zoo
+>>> model = timm.create_model("cifar_resnet20", num_classes=100)
+>>> collate = cutmix_zoo.MixCollate(cutmix_zoo.CutMix(alpha=1.0), num_classes=100)
 """
 
 import cutmix_zoo.models  # noqa: F401  registers the models

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cutmix_zoo.errors import UserError, run_command
 from cutmix_zoo.training.recipe import find_recipe, shipped_recipes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def _print(text: str) -> None:

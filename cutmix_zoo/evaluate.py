@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
@@ -27,6 +26,9 @@ from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.training.settings import RuntimeSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SUITES = ("accuracy",)
 """What can be measured."""
@@ -66,7 +68,7 @@ def evaluate(
     own = recipe is not None and on in (None, recipe.data.name)
     settings = recipe.data if recipe is not None and own else DataSettings(str(on))
     settings = _with_preprocessing(settings, network)
-    changes = {"root": root, "val_split": split, "workers": workers}
+    changes: dict[str, Any] = {"root": root, "val_split": split, "workers": workers}
     settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
     dataset = open_split(settings, "val")
     if not own:
@@ -74,7 +76,7 @@ def evaluate(
     check_labels(dataset, network.num_classes)  # type: ignore[arg-type]
     runtime = RuntimeSettings() if recipe is None else recipe.runtime
     if runtime.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     device = accelerator.device
     loader = eval_loader(
         dataset,

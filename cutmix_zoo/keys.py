@@ -8,13 +8,15 @@ number of loader workers cannot change a result.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _MASK = (1 << 64) - 1
 
@@ -26,7 +28,7 @@ class SampleKey(NamedTuple):
     """Epoch, from 0."""
     step: int
     """Step within the epoch, from 0; all samples of one batch share it."""
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     """Position in the dataset."""
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.mixing import MixPlan
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from cutmix_zoo.mixing import MixPlan
 
 
 _VALIDATION, _UNMIXED, _MIXED = "validation", "training images, unmixed", "training batches, mixed"

@@ -6,12 +6,11 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -29,7 +28,11 @@ from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_keys
 from cutmix_zoo.training.run import RunFolder, begin, find_start
-from cutmix_zoo.training.settings import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cutmix_zoo.training.settings import Recipe
 
 _PACKAGES = ("cutmix_zoo", "torch", "torchvision", "timm", "accelerate")
 
@@ -91,8 +94,9 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
             _finish(job, folder, progress)
     except BaseException as error:
         if accelerator.is_main_process:
-            state = "preempted" if isinstance(error, KeyboardInterrupt) else "failed"
-            folder.write_status(state, f"{type(error).__name__}: {error}")
+            folder.write_status(
+                "preempted" if isinstance(error, KeyboardInterrupt) else "failed", f"{type(error).__name__}: {error}"
+            )
         raise
     summary = _from_main(folder.summary() if accelerator.is_main_process else None)
     accelerator.end_training()

@@ -1,8 +1,11 @@
 """What all tests share: no network but loopback, and a dataset small enough to train on in a second."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
 import numpy as np
 import pytest
@@ -26,7 +29,6 @@ def _only_loopback() -> Any:
 
     patch = pytest.MonkeyPatch()
     patch.setattr(socket.socket, "connect", guarded)
-    patch.setenv("HF_HUB_OFFLINE", "1")
     yield
     patch.undo()
 

@@ -72,7 +72,11 @@ def test_timm_loads_the_model_and_evaluation_repeats_the_summary(finished: tuple
     summary = json.loads((folder / "summary.json").read_text())
     model = timm.create_model(f"local-dir:{folder}/model", pretrained=True)
     config = model.pretrained_cfg
-    assert (tuple(config["input_size"]), tuple(config["mean"]), tuple(config["std"])) == ((1, 28, 28), (0.28604,), (0.35302,))
+    assert (tuple(config["input_size"]), tuple(config["mean"]), tuple(config["std"])) == (
+        (1, 28, 28),
+        (0.28604,),
+        (0.35302,),
+    )
     assert config["tag"] == "quickstart"
     provenance = json.loads((folder / "model" / "config.json").read_text())
     assert provenance["label_names"][9] == "Ankle boot"
@@ -80,7 +84,11 @@ def test_timm_loads_the_model_and_evaluation_repeats_the_summary(finished: tuple
     for name in (str(folder), str(folder / "model")):
         root = None if name == str(folder) else load_recipe(folder / "recipe.yaml").data.root
         numbers = evaluate(name, "fashion_mnist", root=root, batch_size=250, workers=0)
-        assert (numbers["top1"], numbers["top5"], numbers["loss"]) == (summary["top1"], summary["top5"], summary["val_loss"])
+        assert (numbers["top1"], numbers["top5"], numbers["loss"]) == (
+            summary["top1"],
+            summary["top5"],
+            summary["val_loss"],
+        )
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
@@ -133,7 +141,7 @@ def test_workers_and_the_place_of_mixing_do_not_change_a_bit(
 
 
 def test_seed_mixing_and_smoothing_do_change_the_weights(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
-    recipe, folder = finished
+    recipe, _ = finished
     short = replace(recipe, schedule=replace(recipe.schedule, epochs=2, warmup_epochs=0.5))
     variants = [
         short,
@@ -223,9 +231,14 @@ def test_two_processes_on_the_cpu_train_into_one_folder(tiny_options: dict[str, 
     assert all(torch.isfinite(value).all() for value in load_file(folder / "model" / "model.safetensors").values())
 
 
-def test_a_launch_that_lost_a_process_is_refused_and_writes_nothing(tiny_options: dict[str, str], tmp_path: Path) -> None:
-    arguments = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --quiet"
-    done = launch([*arguments.split(), *"-m cutmix_zoo.train --config quickstart".split()], {}, tmp_path)
+def test_a_launch_that_lost_a_process_is_refused_and_writes_nothing(
+    tiny_options: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = (
+        "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --quiet "
+        "-m cutmix_zoo.train --config quickstart"
+    )
+    done = launch(arguments.split(), {}, tmp_path)
     assert done.returncode != 0
     assert "cutmix-zoo train: error: accelerate was asked for several processes" in done.stderr
     assert "Traceback" not in done.stderr

@@ -197,8 +197,6 @@ def _user_errors(batches: Iterable[T]) -> Iterator[T]:
         yield from batches
     except UserError as error:
         message = str(error).rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")[2].strip()
-    else:
-        return
-    # outside of the handler, so that the new error does not keep the old one and with it the workers alive:
-    # left to the garbage collector, each would take torch five seconds to stop
-    raise UserError(message)
+        # torch's frames would keep the workers until a garbage collection, which takes five seconds to stop each
+        error.__traceback__ = None
+        raise UserError(message) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cutmix_zoo.checks import require, require_count, require_fraction
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import known_dataset
 
@@ -68,23 +69,17 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         size = self.input_size or (1, 1, 1)
-        _check(size[0] in (1, 3), f"input_size must begin with 1 or 3 channels, got {size}")
-        _check(min(size) >= 1, f"input_size must have a positive height and width, got {size}")
-        _check(min(self.std or (1,)) > 0, f"std must be positive, got {self.std}")
-        _check(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
-        _check(0 < self.scale[0] <= self.scale[1] <= 1, f"scale must be 0 < low <= high <= 1, got {self.scale}")
-        _check(0 < self.ratio[0] <= self.ratio[1], f"ratio must be 0 < low <= high, got {self.ratio}")
-        _check(0 <= self.hflip <= 1, f"hflip must be in [0, 1], got {self.hflip}")
-        _check(0 < self.crop_pct <= 1, f"crop_pct must be in (0, 1], got {self.crop_pct}")
+        require(size[0] in (1, 3), f"input_size must begin with 1 or 3 channels, got {size}")
+        require(min(size) >= 1, f"input_size must have a positive height and width, got {size}")
+        require(min(self.std or (1,)) > 0, f"std must be positive, got {self.std}")
+        require_count("batch_size", self.batch_size)
+        require(0 < self.scale[0] <= self.scale[1] <= 1, f"scale must be 0 < low <= high <= 1, got {self.scale}")
+        require(0 < self.ratio[0] <= self.ratio[1], f"ratio must be 0 < low <= high, got {self.ratio}")
+        require_fraction("hflip", self.hflip)
+        require(0 < self.crop_pct <= 1, f"crop_pct must be in (0, 1], got {self.crop_pct}")
         for key in ("workers", "pad", "color_jitter", "lighting"):
             value = getattr(self, key)
-            _check(value >= 0, f"{key} must be at least 0, got {value}")
-
-
-def _check(condition: bool, message: str) -> None:
-    """Raise ``ValueError``; a message starts with the name of its field, which is how an error finds its line."""
-    if not condition:
-        raise ValueError(message)
+            require(value >= 0, f"{key} must be at least 0, got {value}")
 
 
 @dataclass(frozen=True)

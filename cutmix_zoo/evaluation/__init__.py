@@ -1,0 +1,1 @@
+"""Evaluation: what a network's predictions are worth."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the name every PyTorch reader knows
 from torch import Tensor, nn
 
 from cutmix_zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 
 @torch.inference_mode()

@@ -11,9 +11,9 @@ from timm.data import FastCollateMixup
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from cutmix_zoo.checks import require_count, require_fraction
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
-from cutmix_zoo.mixing.settings import require_count, require_fraction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,10 +8,10 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
+from cutmix_zoo.checks import require_choice, require_fraction, require_positive
 from cutmix_zoo.mixing.boxes import clipped_boxes, inside_boxes
 from cutmix_zoo.mixing.pairing import Pairing, Per, check_pairing, meet, numpy_generator
 from cutmix_zoo.mixing.plan import BoxPlan, IdentityPlan, MixPlan
-from cutmix_zoo.mixing.settings import require_choice, require_fraction, require_positive
 
 BoxRule = Literal["clip", "inside"]
 """Where a box may lie: around a uniform centre and clipped to the image, or wholly inside it."""

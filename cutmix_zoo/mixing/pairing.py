@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import torch
 
-from cutmix_zoo.mixing.settings import require_choice
+from cutmix_zoo.checks import require_choice
 
 Per = Literal["batch", "pair", "sample"]
 """How many draws a batch gets: one, one for each pair of images, or one for each image."""

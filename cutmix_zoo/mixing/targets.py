@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cutmix_zoo.mixing.settings import require_count, require_fraction
+from cutmix_zoo.checks import require_count, require_fraction
 
 if TYPE_CHECKING:
     from collections.abc import Callable

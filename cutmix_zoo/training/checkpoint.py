@@ -6,8 +6,7 @@ import hashlib
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +14,9 @@ from torch import Tensor, nn
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.training.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _STATE, _SUMS = "state.json", "checksums.json"
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 from timm.optim import create_optimizer_v2
-from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, Subset
 
-from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, dataset_size, open_split
+from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, open_split
 from cutmix_zoo.data.loaders import EvalLoader, TrainLoader, eval_loader, train_loader
 from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.data.transforms import to_input
@@ -24,10 +20,14 @@ from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import Stream, generator_for, isolated_rng
 from cutmix_zoo.mixing import IdentityPlan, MixCollate, MixPlan, collate_samples, plan_for
 from cutmix_zoo.training.schedule import make_schedule
-from cutmix_zoo.training.settings import Recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from accelerate import Accelerator
+    from timm.scheduler.scheduler import Scheduler
+
+    from cutmix_zoo.training.settings import Recipe
 
 CLEAN_IMAGES = 1000
 """How many training images ``clean_train_top1`` is measured on."""
@@ -108,7 +108,7 @@ class Job:
         """Make of a loaded batch what the model is trained on.
 
         Args:
-            batch: images (B, C, H, W) uint8, and labels (B,) int64; or targets (B, K), if the collate has mixed already.
+            batch: images (B, C, H, W) uint8, and labels (B,) int64, or targets (B, K) if the collate has mixed already.
             epoch: epoch, from 0.
             step: step within the epoch, from 0.
 
@@ -261,20 +261,25 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         UserError: for whatever the user can put right in the recipe or the data.
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    splits = open_splits(recipe, world_size)
+    # a dataset is downloaded once, not by every process at a time
+    with accelerator.local_main_process_first():
+        splits = open_splits(recipe, world_size)
     recipe = resolve(recipe, splits.classes)
     network = make_network(recipe)
     if recipe.runtime.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(recipe, network)
-    common = {
+    common: dict[str, Any] = {
         "num_classes": len(splits.classes),
         "rank": rank,
         "world_size": world_size,
         "pin_memory": accelerator.device.type == "cuda",
     }
     loader = train_loader(splits.train, recipe.data, collate_fn=_collate(recipe, rank), seed=recipe.seed, **common)
-    measure = partial(eval_loader, settings=recipe.data, batch_size=recipe.evaluate.batch_size, **common)
+    clean, val = (
+        eval_loader(dataset, recipe.data, batch_size=recipe.evaluate.batch_size, **common)
+        for dataset in (splits.clean, splits.val)
+    )
     model, wrapped_optimizer = accelerator.prepare(network, optimizer)
     return Job(
         recipe=recipe,
@@ -286,8 +291,8 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         optimizer=wrapped_optimizer,
         schedule=make_schedule(recipe.schedule, optimizer, len(loader)),
         train_loader=loader,
-        clean_loader=measure(splits.clean),
-        val_loader=measure(splits.val),
+        clean_loader=clean,
+        val_loader=val,
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +10,9 @@ import torch
 from cutmix_zoo.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from accelerate import Accelerator
 
 _TWO_ON_CPU = (

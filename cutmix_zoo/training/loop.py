@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.loss import SoftTargetCrossEntropy
@@ -18,9 +18,11 @@ from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import Stream, seed_for
 from cutmix_zoo.mixing import mixed_accuracy
 from cutmix_zoo.training.checkpoint import Progress, prune_checkpoints, save_checkpoint
-from cutmix_zoo.training.job import Job
 from cutmix_zoo.training.files import write_lines
-from cutmix_zoo.training.run import RunFolder
+
+if TYPE_CHECKING:
+    from cutmix_zoo.training.job import Job
+    from cutmix_zoo.training.run import RunFolder
 
 Evaluate = Callable[..., dict[str, float]]
 """What measures a network: :func:`cutmix_zoo.evaluation.accuracy.evaluate_accuracy` or its like."""
@@ -43,7 +45,7 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate) -> 
     with bar:
         for epoch in range(progress.epoch, settings.epochs):
             started = time.perf_counter()
-            line = train_epoch(job, epoch, bar)
+            line: dict[str, float | None] = dict(train_epoch(job, epoch, bar))
             seconds = time.perf_counter() - started
             if job.accelerator.num_processes > 1:
                 distribute_bn(job.network, job.accelerator.num_processes, reduce=True)
@@ -104,7 +106,7 @@ def _batch_sums(loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _measure(job: Job, epoch: int, evaluate: Evaluate) -> dict[str, float | None]:
-    """Measure the network without its wrappers: on unmixed training images, and, when it is due, on the validation split."""
+    """Measure the bare network: on unmixed training images, and when it is due on the validation split."""
     options = {"prepare": job.prepare, "reduce": job.reduce}
     clean = evaluate(job.network, job.clean_loader, expected=job.clean_loader.size, **options)
     line: dict[str, float | None] = {"clean_train_top1": clean["top1"], "top1": None, "top5": None, "val_loss": None}

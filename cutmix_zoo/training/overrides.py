@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cutmix_zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def split_overrides(arguments: Sequence[str]) -> dict[str, str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cutmix_zoo.data.loaders import train_loader
 from cutmix_zoo.mixing import IdentityPlan, collate_samples
 from cutmix_zoo.pictures import draw_mixed
 from cutmix_zoo.training.job import draw_mix, open_splits, resolve
-from cutmix_zoo.training.settings import Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cutmix_zoo.training.settings import Recipe
 
 _STEPS = 50
 """How many batches of the first epoch are looked at for one that is mixed."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +18,9 @@ import yaml
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.mixing import METHODS
 from cutmix_zoo.training.settings import Recipe
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 RECIPE_FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[2] / "recipes")
 """Where shipped recipes are: inside an installed package, or beside the package in a checkout."""

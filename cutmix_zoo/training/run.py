@@ -6,13 +6,15 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.training.checkpoint import Progress, check_checkpoint, list_checkpoints, read_progress
 from cutmix_zoo.training.files import read_json, write_json, write_lines, write_text
 from cutmix_zoo.training.recipe import dump_recipe, load_recipe, recipe_difference
-from cutmix_zoo.training.settings import Recipe
+
+if TYPE_CHECKING:
+    from cutmix_zoo.training.settings import Recipe
 
 MAY_DIFFER = ("name", "data.root", "data.download", "data.workers", "runtime.trackers", "runtime.keep_checkpoints")
 """Keys that may change on resume: the numbers of a run do not depend on them."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 
-from cutmix_zoo.training.settings import ScheduleSettings
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from cutmix_zoo.training.settings import ScheduleSettings
 
 
 class MultiStep(Scheduler):

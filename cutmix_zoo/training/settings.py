@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -11,14 +10,9 @@ import timm
 import timm.optim
 
 import cutmix_zoo.models  # noqa: F401  registers our models, so that a recipe may name them
+from cutmix_zoo.checks import require, require_count, require_positive
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.mixing import MixMethod
-
-
-def _check(condition: bool, message: str) -> None:
-    """Raise ``ValueError``; a message starts with the name of its field, which is how an error finds its line."""
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ class ModelSettings:
             raise ValueError(f"name: no model is called {self.name!r}; {hint}")
         for key in ("in_chans", "num_classes"):
             value = getattr(self, key)
-            _check(value is None or value >= 1, f"{key} must be at least 1, got {value}")
+            require(value is None or value >= 1, f"{key} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ class RegularizeSettings:
     def __post_init__(self) -> None:
         for key in ("label_smoothing", "drop_rate", "drop_path_rate"):
             value = getattr(self, key)
-            _check(0 <= value < 1, f"{key} must be at least 0 and below 1, got {value}")
+            require(0 <= value < 1, f"{key} must be at least 0 and below 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -106,9 +100,9 @@ class OptimizerSettings:
                 f"did you mean {' or '.join(near)}?" if near else "timm.optim.list_optimizers() lists the valid names."
             )
             raise ValueError(f"name: no optimizer is called {self.name!r}; {hint}")
-        _check(self.lr > 0 and math.isfinite(self.lr), f"lr must be a finite number above 0, got {self.lr}")
-        _check(0 <= self.momentum < 1, f"momentum must be at least 0 and below 1, got {self.momentum}")
-        _check(self.weight_decay >= 0, f"weight_decay must be at least 0, got {self.weight_decay}")
+        require_positive("lr", self.lr)
+        require(0 <= self.momentum < 1, f"momentum must be at least 0 and below 1, got {self.momentum}")
+        require(self.weight_decay >= 0, f"weight_decay must be at least 0, got {self.weight_decay}")
 
 
 @dataclass(frozen=True)
@@ -117,7 +111,7 @@ class ScheduleSettings:
 
     Args:
         epochs: length of the run.
-        name: ``multistep`` multiplies by ``gamma`` at each milestone; ``cosine`` falls to ``min_lr``; ``constant`` stays.
+        name: ``multistep`` multiplies by ``gamma`` at each milestone; ``cosine`` falls to ``min_lr``.
         milestones: fractions of the run in (0, 1), rising; 0.5 of 300 epochs is the start of epoch 150, counted from 0.
         gamma: factor at each milestone.
         warmup_epochs: length of a linear rise from ``warmup_lr``, counted within ``epochs``.
@@ -137,16 +131,16 @@ class ScheduleSettings:
     min_lr: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        require_count("epochs", self.epochs)
         rising = all(a < b for a, b in zip((0.0, *self.milestones), (*self.milestones, 1.0), strict=True))
-        _check(rising, f"milestones must rise strictly between 0 and 1 (fractions of the run), got {self.milestones}")
-        _check(0 < self.gamma <= 1, f"gamma must be above 0 and at most 1, got {self.gamma}")
-        _check(
+        require(rising, f"milestones must rise strictly between 0 and 1 (fractions of the run), got {self.milestones}")
+        require(0 < self.gamma <= 1, f"gamma must be above 0 and at most 1, got {self.gamma}")
+        require(
             0 <= self.warmup_epochs < self.epochs,
             f"warmup_epochs must be at least 0 and below epochs ({self.epochs}), got {self.warmup_epochs}",
         )
-        _check(self.warmup_lr >= 0, f"warmup_lr must be at least 0, got {self.warmup_lr}")
-        _check(self.min_lr >= 0, f"min_lr must be at least 0, got {self.min_lr}")
+        require(self.warmup_lr >= 0, f"warmup_lr must be at least 0, got {self.warmup_lr}")
+        require(self.min_lr >= 0, f"min_lr must be at least 0, got {self.min_lr}")
 
 
 @dataclass(frozen=True)
@@ -166,8 +160,7 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "every"):
-            value = getattr(self, key)
-            _check(value >= 1, f"{key} must be at least 1, got {value}")
+            require_count(key, getattr(self, key))
 
 
 @dataclass(frozen=True)
@@ -191,7 +184,7 @@ class RuntimeSettings:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        _check(self.keep_checkpoints >= 1, f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
+        require_count("keep_checkpoints", self.keep_checkpoints)
 
 
 @dataclass(frozen=True)
@@ -228,5 +221,5 @@ class Recipe:
     version: int = 1
 
     def __post_init__(self) -> None:
-        _check(self.version == 1, f"version must be 1, the only recipe format there is, got {self.version}")
-        _check(bool(self.name) and "/" not in self.name, f"name must be a plain word for a folder, got {self.name!r}")
+        require(self.version == 1, f"version must be 1, the only recipe format there is, got {self.version}")
+        require(bool(self.name) and "/" not in self.name, f"name must be a plain word for a folder, got {self.name!r}")

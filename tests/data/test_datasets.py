@@ -47,7 +47,7 @@ def test_fashion_mnist_hands_download_on(tmp_path: Path, monkeypatch: pytest.Mon
         raise RuntimeError("all mirrors failed")
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fail)
-    with pytest.raises(UserError, match="could not download"):
+    with pytest.raises(UserError, match=r"could not download"):
         open_split(DataSettings("fashion_mnist", root=str(tmp_path), download=True), "train")
 
 
@@ -107,7 +107,7 @@ def test_a_folder_of_tar_files(tmp_path: Path) -> None:
     assert (len(train), len(val)) == (6, 4)
     assert class_names(train, settings) == ("ant", "bee")
     check_same_classes(train, val)
-    with pytest.raises(UserError, match="3 of 6 labels are outside the 1 classes, such as 1"):
+    with pytest.raises(UserError, match=r"3 of 6 labels are outside the 1 classes, such as 1"):
         check_labels(train, 1)
 
 
@@ -123,7 +123,7 @@ def test_a_folder_of_tar_files(tmp_path: Path) -> None:
     ],
 )
 def test_an_unknown_name(name: str, nearest: str | None) -> None:
-    with pytest.raises(UserError, match=f"unknown dataset '{name}'.*known are fashion_mnist_mini.*wds/") as caught:
+    with pytest.raises(UserError, match=rf"unknown dataset '{name}'.*known are fashion_mnist_mini.*wds/") as caught:
         open_split(DataSettings(name, root="."), "train")
     assert ("did you mean" in str(caught.value)) == (nearest is not None)
     assert nearest is None or f"did you mean {nearest!r}?" in str(caught.value)
@@ -144,43 +144,43 @@ def test_no_torchvision_name_of_timms_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "folder", "imagenet", "torch/cifar10", "torch/folder"])
 def test_a_missing_root(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} needs data.root"):
+    with pytest.raises(UserError, match=rf"{name} needs data.root"):
         open_split(DataSettings(name, **RGB), "train")
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist_mini", "torch/cifar100"])
 def test_a_misspelt_split_is_not_taken_for_the_test_set(name: str, cifar100: Path) -> None:
     settings = DataSettings(name, root=str(cifar100), train_split="trian")
-    with pytest.raises(UserError, match=f"{name} has no split 'trian': expected one of train, training, val"):
+    with pytest.raises(UserError, match=rf"{name} has no split 'trian': expected one of train, training, val"):
         open_split(settings, "train")
     assert len(open_split(DataSettings(name, root=str(cifar100), val_split="test"), "val")) in (10, 2000)
 
 
 def test_a_wrong_folder(tmp_path: Path, image_folder: Path) -> None:
-    with pytest.raises(UserError, match="nowhere is no folder: set data.root"):
+    with pytest.raises(UserError, match=r"nowhere is no folder: set data.root"):
         open_split(folder_settings(tmp_path / "nowhere"), "train")
     with pytest.raises(UserError, match=r"no split 'train' in .*ant: looked for train, training, found 0.png, 1.png"):
         open_split(folder_settings(image_folder / "train" / "ant"), "train")
-    with pytest.raises(UserError, match="no split 'other' in .*: looked for other, found train, val.*data.val_split"):
+    with pytest.raises(UserError, match=r"no split 'other' in .*: looked for other, found train, val.*data.val_split"):
         open_split(folder_settings(image_folder, val_split="other"), "val")
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "train" / "ant").mkdir(parents=True)
     for name in ("folder", "torch/folder"):
-        with pytest.raises(UserError, match="cannot open split 'train' .*Found"):
+        with pytest.raises(UserError, match=r"cannot open split 'train' .*Found"):
             open_split(DataSettings(name, root=str(tmp_path), **RGB), "train")
 
 
 def test_images_without_a_class_folder(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     random_image(0, 8, 8).save(tmp_path / "train" / "0.png")
-    with pytest.raises(UserError, match="outside any class: expected ROOT/SPLIT/CLASS/IMAGE"):
+    with pytest.raises(UserError, match=r"outside any class: expected ROOT/SPLIT/CLASS/IMAGE"):
         open_split(folder_settings(tmp_path), "train")
 
 
 def test_an_empty_dataset(fashion: Callable[..., Path]) -> None:
-    with pytest.raises(UserError, match="split 'train' of fashion_mnist in .* has no images"):
+    with pytest.raises(UserError, match=r"split 'train' of fashion_mnist in .* has no images"):
         open_split(DataSettings("fashion_mnist", root=str(fashion(counts=(0, 20)))), "train")
 
 
@@ -196,14 +196,14 @@ def test_an_empty_dataset(fashion: Callable[..., Path]) -> None:
 )
 def test_a_missing_package(name: str, install: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
-    with pytest.raises(UserError, match=f"{name}' needs a package that is not installed: pip install {install}$"):
+    with pytest.raises(UserError, match=rf"{name}' needs a package that is not installed: pip install {install}$"):
         open_split(DataSettings(name, root=".", **RGB), "train")
 
 
 def test_a_missing_class_shifts_the_labels(image_folder: Path) -> None:
     settings = folder_settings(image_folder)
     (image_folder / "val" / "bee").rename(image_folder / "val" / "bug")
-    with pytest.raises(UserError, match="3 in training, 3 in evaluation; only one of the two has bee, bug"):
+    with pytest.raises(UserError, match=r"3 in training, 3 in evaluation; only one of the two has bee, bug"):
         check_same_classes(open_split(settings, "train"), open_split(settings, "val"))
     check_same_classes(open_split(settings, "train"), SimpleNamespace())
 
@@ -218,9 +218,9 @@ def test_a_missing_class_shifts_the_labels(image_folder: Path) -> None:
     ],
 )
 def test_labels_outside_the_classes(dataset: Any) -> None:
-    with pytest.raises(UserError, match="2 of 5 labels are outside the 3 classes, such as 3: expected .* 0 to 2"):
+    with pytest.raises(UserError, match=r"2 of 5 labels are outside the 3 classes, such as 3: expected .* 0 to 2"):
         check_labels(dataset, 3)
-    with pytest.raises(UserError, match="1 of 5 labels .* such as -1"):
+    with pytest.raises(UserError, match=r"1 of 5 labels .* such as -1"):
         check_labels(dataset, 4)
 
 
@@ -240,6 +240,15 @@ def test_class_names_of_datasets_that_do_not_say() -> None:
     assert class_names(coarse, DataSettings("hfds/uoft-cs/cifar100")) == tuple(coarse.class_to_idx)
 
 
+def test_every_process_reads_all_of_an_evaluation_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: module)
+    for split, expected in (("train", (1, 4)), ("val", (0, 1))):
+        reader = SimpleNamespace(dist_rank=1, dist_num_replicas=4, num_samples=24)
+        monkeypatch.setattr(datasets, "create_dataset", lambda *_, **__: IterableImageDataset("", reader=reader))  # noqa: B023
+        dataset = open_split(DataSettings("hfids/some/set", **RGB), split)
+        assert (dataset.reader.dist_rank, dataset.reader.dist_num_replicas) == expected
+
+
 @pytest.mark.filterwarnings("ignore")  # that package's own
 def test_webdataset(webdataset_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("webdataset")
@@ -250,13 +259,13 @@ def test_webdataset(webdataset_folder: Path, caplog: pytest.LogCaptureFixture) -
     assert (train.reader.batch_size, train.reader.common_seed, train.reader.is_training) == (4, 5, True)
     assert open_split(settings, "train", world_size=2).reader.batch_size == 2
     assert [(image.getpixel((0, 0))[0], label) for image, label in val] == [(i, i % 3) for i in range(24)]
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match=r"nowhere is no folder"):
         open_split(DataSettings("wds/", root=str(webdataset_folder / "nowhere"), **RGB), "train")
-    with caplog.at_level(logging.ERROR), pytest.raises(UserError, match="cannot open split 'other' of wds/"):
+    with caplog.at_level(logging.ERROR), pytest.raises(UserError, match=r"cannot open split 'other' of wds/"):
         open_split(DataSettings("wds/", root=str(webdataset_folder), val_split="other", **RGB), "val")
     unknown = "validation-{0..3}.tar"
     (webdataset_folder / "_info.json").unlink()
-    with caplog.at_level(logging.ERROR), pytest.raises(UserError, match="does not say how many samples"):
+    with caplog.at_level(logging.ERROR), pytest.raises(UserError, match=r"does not say how many samples"):
         open_split(DataSettings("wds/", root=str(webdataset_folder), val_split=unknown, **RGB), "val")
 
 
@@ -285,5 +294,5 @@ def test_hugging_face_datasets(image_folder: Path, monkeypatch: pytest.MonkeyPat
         raise FileNotFoundError("Dataset 'someone/pets' doesn't exist\non the Hub")
 
     monkeypatch.setattr(hf, "load_dataset", fail)
-    with pytest.raises(UserError, match="Dataset 'someone/pets' doesn't exist on the Hub. Check data.root"):
+    with pytest.raises(UserError, match=r"Dataset 'someone/pets' doesn't exist on the Hub. Check data.root"):
         open_split(settings, "train")

@@ -53,7 +53,7 @@ def test_one_missing_file_is_missing(fashion: Callable[..., Path]) -> None:
     root = fashion()
     (root / "t10k-labels-idx1-ubyte.gz").unlink()
     assert len(FashionMNIST(root, train=True)) == 40
-    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte"):
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte"):
         FashionMNIST(root, train=False)
 
 
@@ -86,7 +86,7 @@ def test_a_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, erro
         raise error
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fail)
-    with pytest.raises(UserError, match="could not download Fashion-MNIST into .*(mirrors|network)"):
+    with pytest.raises(UserError, match=r"could not download Fashion-MNIST into .*(mirrors|network)"):
         FashionMNIST(tmp_path, train=True, download=True)
 
 

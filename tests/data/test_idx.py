@@ -1,6 +1,7 @@
 import gzip
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ FILE = b"\0\0\x08\x03" + struct.pack(">III", 2, 3, 4) + bytes(range(24))
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_reads_plain_and_gzipped_files_whatever_their_name(tmp_path: Path, pack) -> None:
+def test_reads_plain_and_gzipped_files_whatever_their_name(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "images"
     path.write_bytes(pack(FILE))
     values = read_idx(path)
@@ -41,7 +42,7 @@ def test_reads_plain_and_gzipped_files_whatever_their_name(tmp_path: Path, pack)
 def test_names_what_is_wrong_with_a_file(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "broken-file"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"broken-file is.*{message}"):
+    with pytest.raises(UserError, match=rf"broken-file is.*{message}"):
         read_idx(path)
 
 
@@ -67,5 +68,5 @@ def test_the_bytes_depend_on_the_values_alone(tmp_path: Path, monkeypatch: pytes
 
 
 def test_writes_bytes_only(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="expected uint8 values, got int64"):
+    with pytest.raises(TypeError, match=r"expected uint8 values, got int64"):
         write_idx(tmp_path / "values.gz", VALUES.astype(np.int64))

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +22,7 @@ def test_chooses_the_first_of_each_class_in_their_order() -> None:
     labels = np.array([2, 0, 1, 0, 2, 1, 1, 0, 2])
     np.testing.assert_array_equal(first_of_each_class(labels, 2), [0, 1, 2, 3, 4, 5])
     np.testing.assert_array_equal(first_of_each_class(labels, 1), [0, 1, 2])
-    with pytest.raises(UserError, match="expected 4 images of class 0, got 3"):
+    with pytest.raises(UserError, match=r"expected 4 images of class 0, got 3"):
         first_of_each_class(labels, 4)
 
 
@@ -62,9 +60,8 @@ def test_remakes_what_ships_bit_for_bit(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == (MINI_ROOT / name).read_bytes(), name
 
 
-def test_the_command_line_ends_with_a_message(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cutmix_zoo.data.make_mini", "--source", str(tmp_path), "--output", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert f"error: no Fashion-MNIST in {tmp_path}" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_the_command_line_ends_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--source", str(tmp_path), "--output", str(tmp_path)])
+    assert caught.value.code == 2
+    assert f"error: no Fashion-MNIST in {tmp_path}" in capsys.readouterr().err

@@ -71,13 +71,13 @@ def test_ranks_divide_each_batch_in_order(world_size: int) -> None:
 
 
 def test_a_batch_that_does_not_divide() -> None:
-    with pytest.raises(UserError, match="data.batch_size counts .* expected a multiple of 3, got 64"):
+    with pytest.raises(UserError, match=r"data.batch_size counts .* expected a multiple of 3, got 64"):
         KeyedBatchSampler(1000, 64, seed=0, world_size=3)
 
 
 def test_a_dataset_smaller_than_a_batch() -> None:
     assert len(KeyedBatchSampler(64, 64, seed=0)) == 1
-    with pytest.raises(UserError, match="63 images, less than a batch: set data.batch_size to 63 or less"):
+    with pytest.raises(UserError, match=r"63 images, less than a batch: set data.batch_size to 63 or less"):
         KeyedBatchSampler(63, 64, seed=0)
 
 

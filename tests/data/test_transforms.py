@@ -4,10 +4,10 @@ import random
 import numpy as np
 import pytest
 import torch
-import torchvision.transforms.functional as F
 from PIL import Image, ImageEnhance
 from timm.data import create_transform
 from torchvision import transforms
+from torchvision.transforms import functional
 
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.data.transforms import Lighting, eval_transform, normalize, train_transform
@@ -105,7 +105,7 @@ def test_lighting_adds_one_colour_along_the_principal_components() -> None:
     values = (0.2175, 0.0188, 0.0045)
     vectors = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
     np.testing.assert_allclose(np.array(vectors).T @ np.array(vectors), np.eye(3), atol=2e-4)
-    image = F.pil_to_tensor(random_image(5, 6, 7))
+    image = functional.pil_to_tensor(random_image(5, 6, 7))
     before = image.clone()
     shifts = []
     for seed in SEEDS:
@@ -129,9 +129,9 @@ def test_lighting_is_the_last_step_and_for_three_channels() -> None:
     with isolated_rng(1):
         result = train_transform(settings)(image)
     with isolated_rng(1):
-        expected = Lighting(0.5)(F.pil_to_tensor(image))
+        expected = Lighting(0.5)(functional.pil_to_tensor(image))
     assert torch.equal(result, expected)
-    with pytest.raises(UserError, match="data.lighting: expected 0 for images with 1 channel, got 0.1"):
+    with pytest.raises(UserError, match=r"data.lighting: expected 0 for images with 1 channel, got 0.1"):
         train_transform(DataSettings("fashion_mnist", lighting=0.1))
 
 
@@ -184,11 +184,11 @@ def test_transforms_draw_from_the_seeded_generators_alone_and_can_be_pickled() -
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
 def test_normalize_is_torchvisions(dtype: torch.dtype) -> None:
     mean, std = (0.1, 0.5, 0.7), (0.2, 0.3, 0.4)
-    images = torch.stack([F.pil_to_tensor(random_image(seed, 5, 6)) for seed in range(3)])
+    images = torch.stack([functional.pil_to_tensor(random_image(seed, 5, 6)) for seed in range(3)])
     images = images.to(dtype).to(memory_format=torch.channels_last)
     before = images.clone()
     result = normalize(images, mean, std)
-    expected = torch.stack([F.normalize(image.to(torch.float32) / 255, mean, std) for image in images])
+    expected = torch.stack([functional.normalize(image.to(torch.float32) / 255, mean, std) for image in images])
     assert result.dtype == torch.float32
     assert result.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)

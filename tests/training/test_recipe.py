@@ -112,7 +112,7 @@ def test_mistakes_name_file_line_key_and_expectation(tmp_path: Path, text: str, 
 
 @pytest.mark.parametrize("text", ["a: [", "- a\n", "", "\x00"])
 def test_what_is_not_a_recipe_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UserError, match="not a YAML file|a recipe is a mapping") as caught:
+    with pytest.raises(UserError, match=r"not a YAML file|a recipe is a mapping") as caught:
         load_recipe(write(tmp_path, text))
     assert "\n" not in str(caught.value)
 
@@ -139,7 +139,7 @@ def test_overrides_are_typed_and_checked_like_the_file(tmp_path: Path) -> None:
         ("schedule.epochs", "[", "cannot read the value"),
         ("seed.x", "1", "seed: expected int"),
     ]:
-        with pytest.raises(UserError, match="^command line: ") as caught:
+        with pytest.raises(UserError, match=r"^command line: ") as caught:
             load_recipe(file, {key: value})
         assert part in str(caught.value)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cutmix_zoo.mixing.settings import require_choice, require_count, require_fraction, require_positive
+from cutmix_zoo.checks import require_choice, require_count, require_fraction, require_positive
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "1", None, True])

@@ -1,4 +1,4 @@
-"""Checks of the settings that the methods share: each says what was expected and what came."""
+"""Checks of settings. A message begins with the name of the setting: that is how a recipe finds the line to blame."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import math
 from numbers import Real
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
 def require_positive(name: str, value: float) -> None:
     """Raise ValueError unless ``value`` is a finite number above 0."""
-    if not (_is_number(value) and 0 < value < math.inf):
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+    require(_is_number(value) and 0 < value < math.inf, f"{name} must be a finite number above 0, got {value!r}")
 
 
 def require_fraction(name: str, value: float) -> None:
     """Raise ValueError unless ``value`` is a number in [0, 1]."""
-    if not (_is_number(value) and 0 <= value <= 1):
-        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
+    require(_is_number(value) and 0 <= value <= 1, f"{name} must be a number from 0 to 1, got {value!r}")
 
 
 def require_count(name: str, value: int) -> None:
     """Raise ValueError unless ``value`` is at least 1."""
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value!r}")
+    require(value >= 1, f"{name} must be at least 1, got {value!r}")
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _is_number(value: object) -> bool:

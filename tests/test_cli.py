@@ -1,0 +1,131 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cutmix_zoo.cli
+from cutmix_zoo import __version__
+from cutmix_zoo.cli import command
+from cutmix_zoo.errors import UserError, run_command
+from cutmix_zoo.training.recipe import find_recipe, load_recipe, shipped_recipes
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_recipes_are_listed_with_their_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+    command(["recipes"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped_recipes())
+    assert "10,000 Fashion-MNIST images" in next(line for line in lines if line.startswith("quickstart"))
+
+
+def test_a_recipe_is_copied_once_and_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command(["recipes", "--copy", "quickstart"])
+    assert "cutmix-zoo train --config quickstart.yaml" in capsys.readouterr().out
+    assert Path("quickstart.yaml").read_bytes() == find_recipe("quickstart").read_bytes()
+    with pytest.raises(UserError, match="exists and is not overwritten"):
+        command(["recipes", "--copy", "quickstart"])
+    command(["recipes", "--copy", "imagenet_resnet50_cutmix", "--output", "mine.yaml"])
+    assert load_recipe("mine.yaml").name == "mine"
+    with pytest.raises(UserError, match="did you mean quickstart"):
+        command(["recipes", "--copy", "quickstar"])
+
+
+def test_train_evaluate_and_preview_are_wired(
+    tiny_options: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [part for key, value in tiny_options.items() for part in (f"--{key}", value)]
+    config = ["--config", "quickstart", *overrides]
+    folder = tmp_path / "run"
+    command(["train", *config, "--output", str(folder), "--schedule.epochs=2"])
+    out = capsys.readouterr().out
+    assert "images/s" in out
+    # the closing lines are Python that loads the model
+    lines = [line.strip() for line in out.splitlines() if line.startswith("    ")]
+    assert len(lines) == 3
+    scope: dict[str, object] = {}
+    exec("\n".join(lines), scope)
+    assert not scope["model"].training  # type: ignore[attr-defined]
+    command(["evaluate", str(folder), "--on", "fashion_mnist"])
+    summary = json.loads((folder / "summary.json").read_text())
+    assert f"top-1 {summary['top1']:.2f} %" in capsys.readouterr().out
+    command(["preview", *config, "--output", str(tmp_path / "p.png")])
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_prints_a_table_and_writes_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cutmix_zoo.bench.mixing
+
+    result = {"cases": []}
+    monkeypatch.setattr(cutmix_zoo.bench.mixing, "bench_mixing", lambda: result)
+    monkeypatch.setattr(cutmix_zoo.bench.mixing, "format_table", lambda given: f"table of {given}")
+    command(["bench", "mixing", "--json", str(tmp_path / "b.json")])
+    assert "table of" in capsys.readouterr().out
+    assert json.loads((tmp_path / "b.json").read_text()) == result
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in cutmix_zoo.cli.COMMANDS)])
+def test_help_of_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command(arguments)
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: cutmix-zoo")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command(["--version"])
+    assert capsys.readouterr().out.strip() == f"cutmix_zoo {__version__}"
+
+
+def test_mistakes_are_one_line_without_a_traceback_and_a_status(tmp_path: Path) -> None:
+    for arguments, status, message in [
+        (
+            ["cutmix_zoo.cli", "train", "--config", "quickstart", "--optimizer.lrr", "1"],
+            2,
+            "did you mean optimizer.lr?",
+        ),
+        (["cutmix_zoo.train", "--config", "quickstart", "--data.name", "fashion_mnist"], 2, "data.root"),
+        (["cutmix_zoo.evaluate", "cifar_resnet8", "--on", "fashion_mnist_mini"], 2, "architecture without weights"),
+    ]:
+        done = run(*arguments, folder=tmp_path)
+        assert done.returncode == status, done.stderr
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_the_users_is_one_line_and_what_is_ours_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(error: BaseException) -> object:
+        def command(_: object) -> None:
+            raise error
+
+        return command
+
+    assert run_command(fail(UserError("do this")), "prog", []) == 2  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "prog: error: do this\n"
+    assert run_command(fail(KeyboardInterrupt()), "prog", []) == 130  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "prog: interrupted\n"
+    monkeypatch.setenv("RANK", "1")
+    assert run_command(fail(UserError("once")), "prog", []) == 2  # type: ignore[arg-type]
+    assert capsys.readouterr().err == ""
+    with pytest.raises(ZeroDivisionError):
+        run_command(fail(ZeroDivisionError()), "prog", [])  # type: ignore[arg-type]
+    seen: list[object] = []
+    monkeypatch.setattr(sys, "argv", ["prog", "a", "b"])
+    assert run_command(seen.extend, "prog") == 0
+    assert seen == ["a", "b"]

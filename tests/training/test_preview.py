@@ -1,0 +1,45 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cutmix_zoo.training.preview
+from cutmix_zoo.data.loaders import train_loader
+from cutmix_zoo.mixing import BoxPlan, CutMix, IdentityPlan, MixCollate
+from cutmix_zoo.training.job import open_splits
+from cutmix_zoo.training.preview import draw_preview
+from cutmix_zoo.training.settings import Recipe
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    calls: list[Any] = []
+    monkeypatch.setattr(
+        cutmix_zoo.training.preview, "draw_mixed", lambda *arguments, **options: calls.append((arguments, options))
+    )
+    return calls
+
+
+def test_the_picture_is_the_first_mixed_batch_of_the_run(tiny_recipe: Recipe, drawn: list[Any], tmp_path: Path) -> None:
+    draw_preview(tiny_recipe, tmp_path / "p.png")
+    (images, _, plan, classes, file), options = drawn[0]
+    assert isinstance(plan, BoxPlan)
+    assert (file, classes[0]) == (tmp_path / "p.png", "T-shirt/top")
+    assert options["title"].startswith("quickstart, step ")
+    assert tiny_recipe.mix is not None
+    collate = MixCollate(tiny_recipe.mix, 10, seed=tiny_recipe.seed)
+    train = open_splits(tiny_recipe).train
+    loader = train_loader(train, tiny_recipe.data, collate_fn=collate, num_classes=10, seed=tiny_recipe.seed)
+    step = int(options["title"].split("step ")[1].split(":")[0]) - 1
+    assert torch.equal(list(loader.epoch(0))[step][0], images)
+
+
+def test_a_recipe_that_never_mixes_shows_its_first_batch(tiny_recipe: Recipe, drawn: list[Any], tmp_path: Path) -> None:
+    for recipe in (replace(tiny_recipe, mix=None), replace(tiny_recipe, mix=CutMix(prob=0.0))):
+        draw_preview(recipe, tmp_path / "p.png")
+    for (_, _, plan, _, _), options in drawn:
+        assert isinstance(plan, IdentityPlan)
+        assert "step 1:" in options["title"]
+    assert "no mixing" in drawn[0][1]["title"]
