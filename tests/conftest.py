@@ -1,7 +1,10 @@
-"""What all tests share: no network but loopback, and a dataset small enough to train on in a second."""
+"""What all tests share: no network but loopback, and datasets small enough to train on in a second."""
 
+import io
+import json
 import os
 import socket
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is importe
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cutmix_zoo.data.idx import write_idx
 from cutmix_zoo.training.recipe import load_recipe
@@ -71,3 +75,56 @@ def tiny_options(tiny_data: Path) -> dict[str, str]:
 @pytest.fixture
 def tiny_recipe(tiny_options: dict[str, str]) -> Recipe:
     return load_recipe("quickstart", tiny_options)
+
+
+def random_image(seed: int, height: int, width: int, mode: str = "RGB") -> Image.Image:
+    shape = (height, width) if mode == "L" else (height, width, 3)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Two splits of three classes, PNG files of several sizes and modes: 12 to train on, 6 to evaluate on."""
+    root = tmp_path / "images"
+    for split, per_class in (("train", 4), ("val", 2)):
+        for label, name in enumerate(("ant", "bee", "cat")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(per_class):
+                mode = "L" if number == 1 else "RGB"
+                random_image(10 * label + number, 20 + 3 * number, 24 + label, mode).save(folder / f"{number}.png")
+    return root
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def webdataset_folder(tmp_path: Path) -> Path:
+    """Four shards of six samples for each split, with the info file that timm reads."""
+    root = tmp_path / "wds"
+    root.mkdir()
+    info = {"splits": {}}
+    for split in ("train", "validation"):
+        names = [f"{split}-{shard}.tar" for shard in range(4)]
+        for shard, name in enumerate(names):
+            files = {}
+            for number in range(6):
+                place = 6 * shard + number
+                files[f"{place:04d}.png"] = png_bytes(Image.new("RGB", (8, 8), (place, 2 * place, 3 * place)))
+                files[f"{place:04d}.cls"] = str(place % 3).encode()
+            write_tar(root / name, files)
+        info["splits"][split] = {"name": split, "num_samples": 24, "filenames": names, "shard_lengths": [6] * 4}
+    (root / "_info.json").write_text(json.dumps(info))
+    return root

@@ -243,3 +243,48 @@ def test_a_launch_that_lost_a_process_is_refused_and_writes_nothing(
     assert "cutmix-zoo train: error: accelerate was asked for several processes" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+IMAGES = {
+    "data.input_size": "[3, 16, 16]",
+    "data.mean": "[0.5, 0.5, 0.5]",
+    "data.std": "[0.25, 0.25, 0.25]",
+    "data.batch_size": "6",
+    "schedule.epochs": "2",
+    "schedule.warmup_epochs": "0.5",
+}
+
+
+# timm's folder reader and webdataset leave it to the garbage collector to close what they opened
+leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+
+@leaves_files_open
+def test_a_folder_of_images_trains_a_timm_model(image_folder: Path, tmp_path: Path) -> None:
+    options = {
+        "data.name": "folder",
+        "data.root": str(image_folder),
+        "data.crop": "random_resized",
+        "data.workers": "0",
+    }
+    recipe = load_recipe("quickstart", {**IMAGES, **options, "model.name": "test_resnet"})
+    summary = train(recipe, tmp_path / "run")
+    assert (summary["model"], summary["val_images"], summary["epochs"]) == ("test_resnet", 6, 2)
+    model = timm.create_model(f"local-dir:{tmp_path}/run/model", pretrained=True)
+    assert model.pretrained_cfg["tag"] == "quickstart"
+    assert (model.num_classes, tuple(model.pretrained_cfg["input_size"])) == (3, (3, 16, 16))
+    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["label_names"] == ["ant", "bee", "cat"]
+    assert evaluate(str(tmp_path / "run"), "folder")["top1"] == summary["top1"]
+
+
+@leaves_files_open
+def test_a_stream_trains_and_repeats(webdataset_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    options = {"data.name": "wds/", "data.root": str(webdataset_folder), "data.workers": "1", "model.num_classes": "3"}
+    recipe = load_recipe("quickstart", {**IMAGES, **options, "runtime.mix_on": "collate"})
+    summary = train(recipe, tmp_path / "run")
+    assert (summary["val_images"], summary["epochs"]) == (24, 2)
+    resumed = train(recipe, tmp_path / "resumed", resume=str(tmp_path / "run" / "checkpoints" / "epoch-0001"))
+    assert weights(tmp_path / "resumed") == weights(tmp_path / "run")
+    assert resumed["top1"] == summary["top1"]
+    assert metrics(tmp_path / "run")[-1]["clean_train_top1"] is not None

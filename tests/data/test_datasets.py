@@ -18,7 +18,7 @@ from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_nam
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import KNOWN_DATASETS
-from tests.data.conftest import png_bytes, random_image, write_tar
+from tests.conftest import png_bytes, random_image, write_tar
 
 # timm's folder reader leaves it to the garbage collector to close image files
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")

@@ -12,7 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from cutmix_zoo.data.keyed import Keyed, KeyedStream, Plain, PlainStream, Prepare
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import SampleKey, Stream, isolated_rng
-from tests.data.conftest import png_bytes, random_image
+from tests.conftest import png_bytes, random_image
 
 
 def noisy(image: Image.Image) -> Tensor:

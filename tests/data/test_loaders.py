@@ -19,7 +19,7 @@ from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.data.transforms import eval_transform, train_transform
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import SampleKey, Stream, isolated_rng
-from tests.data.conftest import random_image
+from tests.conftest import random_image
 
 SETTINGS = DataSettings("torch/cifar10", input_size=(3, 8, 9), batch_size=6, workers=0, pad=2, color_jitter=0.2)
 

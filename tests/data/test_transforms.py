@@ -13,7 +13,7 @@ from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.data.transforms import Lighting, eval_transform, normalize, train_transform
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import isolated_rng
-from tests.data.conftest import random_image
+from tests.conftest import random_image
 
 SEEDS = range(8)
 

@@ -18,7 +18,7 @@ NETS = {
 REGISTERED = ["cifar_resnet8", "cifar_pyramidnet110_a64"]
 STAGE_CHANNELS = {"basic": [16, 32, 64], "bottleneck": [64, 128, 256], "pyramid": [80, 96, 112]}
 # TorchScript is deprecated in PyTorch; it must keep working as long as it is there
-TORCHSCRIPT_DEPRECATED = r"ignore:`torch.jit.\w+` is deprecated:FutureWarning"
+TORCHSCRIPT_DEPRECATED = r"ignore:`torch.jit.\w+` is deprecated"  # the category differs between torch versions
 
 
 @pytest.fixture(params=NETS)
