@@ -210,7 +210,7 @@ def command(arguments: Sequence[str]) -> None:
 def closing(summary: dict[str, Any], folder: Path) -> str:
     """Say what came of a run, and the three lines that load it."""
     return f"""
-{summary["model"]} after {summary["epochs"]} epochs: top-1 {summary["top1"]:.2f} %, top-5 {summary["top5"]:.2f} % \
+{summary["model"]} after epoch {summary["epochs"]}: top-1 {summary["top1"]:.2f} %, top-5 {summary["top5"]:.2f} % \
 on {summary["val_images"]:,} validation images; {summary["images_per_second"]:.0f} training images a second.
 Everything is in {folder}. To load the model:
 
