@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 
 def require(condition: bool, message: str) -> None:
@@ -23,8 +23,8 @@ def require_fraction(name: str, value: float) -> None:
 
 
 def require_count(name: str, value: int) -> None:
-    """Raise ValueError unless ``value`` is at least 1."""
-    require(value >= 1, f"{name} must be at least 1, got {value!r}")
+    """Raise ValueError unless ``value`` is a whole number of at least 1."""
+    require(_is_whole(value) and value >= 1, f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -34,3 +34,7 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -32,9 +32,9 @@ def run_command(command: Callable[[Sequence[str]], None], program: str, argument
     try:
         command(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        # every process of a launch meets the same mistake; one of them says so
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{program}: error: {error}", file=sys.stderr)  # noqa: T201
+        rank = os.environ.get("RANK", "0")
+        where = "" if rank == "0" else f" (process {rank})"
+        print(f"{program}: error{where}: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)  # noqa: T201

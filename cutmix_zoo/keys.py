@@ -109,7 +109,8 @@ def isolated_rng(*parts: int) -> Iterator[None]:
     saved_python, saved_numpy = random.getstate(), np.random.get_state()
     saved_torch = torch.default_generator.get_state()
     random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
+    # NumPy's generator and torch's are the same algorithm and take 32 bits: give them different ones
+    np.random.seed(seed >> 31)
     # not torch.manual_seed: it also visits every accelerator, which costs a hundred times as much
     torch.default_generator.manual_seed(seed)
     try:

@@ -16,9 +16,10 @@ def test_fraction_refuses(value: object) -> None:
         require_fraction("prob", value)
 
 
-def test_count_refuses() -> None:
-    with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
-        require_count("num_classes", 0)
+@pytest.mark.parametrize("value", [0, -1, 10.5, "10", None, True])
+def test_count_refuses(value: object) -> None:
+    with pytest.raises(ValueError, match="num_classes must be a whole number of at least 1, got"):
+        require_count("num_classes", value)
 
 
 def test_choice_lists_the_words() -> None:

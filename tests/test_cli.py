@@ -121,8 +121,8 @@ def test_what_is_the_users_is_one_line_and_what_is_ours_keeps_its_traceback(
     assert run_command(fail(KeyboardInterrupt()), "prog", []) == 130  # type: ignore[arg-type]
     assert capsys.readouterr().err == "prog: interrupted\n"
     monkeypatch.setenv("RANK", "1")
-    assert run_command(fail(UserError("once")), "prog", []) == 2  # type: ignore[arg-type]
-    assert capsys.readouterr().err == ""
+    assert run_command(fail(UserError("a broken image")), "prog", []) == 2  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "prog: error (process 1): a broken image\n"
     with pytest.raises(ZeroDivisionError):
         run_command(fail(ZeroDivisionError()), "prog", [])  # type: ignore[arg-type]
     seen: list[object] = []

@@ -72,3 +72,11 @@ def test_isolated_rng_seeds_inside_and_restores_after(fails: bool) -> None:
 
 def test_sample_key_is_a_plain_tuple() -> None:
     assert SampleKey(epoch=1, step=2, index=3) == (1, 2, 3)
+
+
+def test_numpy_and_torch_do_not_draw_the_same_numbers_inside() -> None:
+    equal = 0
+    for index in range(1000):
+        with isolated_rng(0, Stream.AUGMENT, 0, index):
+            equal += int(np.random.randint(256)) == int(torch.randint(256, ()))
+    assert equal < 20  # 3.9 are expected of independent draws

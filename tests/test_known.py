@@ -17,7 +17,8 @@ def test_an_entry_is_complete(known: KnownDataset) -> None:
     assert len(known.mean) == len(known.std) == known.input_size[0]
     assert all(0 < mean < 1 for mean in known.mean)
     assert all(0 < std < 0.5 for std in known.std)
-    assert len(known.classes) in (0, known.num_classes) == (0, len(set(known.classes)) or known.num_classes)
+    assert len(known.classes) in (0, known.num_classes)
+    assert len(set(known.classes)) == len(known.classes)
     assert all(getattr(known, field.name) or field.name == "classes" for field in fields(known))
     assert known.homepage.startswith("https://")
 

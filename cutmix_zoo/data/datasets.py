@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from timm.data import ImageNetInfo, create_dataset
+from PIL import Image
+from timm.data import ImageDataset, ImageNetInfo, create_dataset
 from timm.data.dataset import IterableImageDataset
+from torch.utils.data import Dataset
 
 from cutmix_zoo.data.fashion_mnist import MINI_ROOT, FashionMNIST
+from cutmix_zoo.data.sampler import local_batch_size
 from cutmix_zoo.data.settings import DataSettings, input_spec
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import known_dataset
@@ -88,12 +92,12 @@ def _is_train(name: str, split_name: str) -> bool:
 def _root(settings: DataSettings) -> str:
     if settings.root is None:
         raise UserError(f"{settings.name} needs data.root: the folder where the dataset is, or is to be downloaded to")
-    return settings.root
+    return os.path.expanduser(settings.root)  # noqa: PTH111  a Path would spoil a URL
 
 
 def _check_name(name: str) -> None:
-    prefix, _, rest = name.partition("/")
-    if prefix.lower() in _PACKAGES and (rest or prefix.lower() == "wds"):
+    prefix, slash, rest = name.partition("/")
+    if slash and prefix.lower() in _PACKAGES and (rest or prefix.lower() == "wds"):
         module, install = _PACKAGES[prefix.lower()]
         if importlib.util.find_spec(module) is None:
             raise UserError(f"dataset {name!r} needs a package that is not installed: pip install {install}")
@@ -137,16 +141,17 @@ def _check_folder(root: Path, split_name: str) -> None:
 
 def _open_with_timm(settings: DataSettings, split: Split, split_name: str, *, seed: int, world_size: int) -> Any:
     mode = "L" if input_spec(settings).input_size[0] == 1 else "RGB"
+    root = None if settings.root is None else _root(settings)
     reads_fields = settings.name.partition("/")[0].lower() in _PACKAGES
     fields = {"input_key": settings.input_key, "target_key": settings.target_key} if reads_fields else {}
     try:
         dataset = create_dataset(
             "" if settings.name in ("folder", "imagenet") else settings.name,
-            root=settings.root,
+            root=root,
             split=split_name,
             is_training=split == "train",
             download=settings.download,
-            batch_size=settings.batch_size // world_size,
+            batch_size=local_batch_size(settings.batch_size, world_size),
             seed=seed,
             input_img_mode=mode,
             **fields,
@@ -161,7 +166,31 @@ def _open_with_timm(settings: DataSettings, split: Split, split_name: str, *, se
         raise UserError(f"images of {settings.root} lie outside any class: expected ROOT/SPLIT/CLASS/IMAGE")
     if split == "val" and isinstance(dataset, IterableImageDataset):
         _read_everything(dataset)
-    return dataset
+    return Readable(dataset.reader) if isinstance(dataset, ImageDataset) else dataset
+
+
+class Readable(Dataset[tuple[Image.Image, int]]):
+    """What a timm reader reads, or an error: timm's own dataset gives the next image for one it cannot read.
+
+    Args:
+        reader: an indexable reader of timm.
+    """
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        file, label = self.reader[index]
+        try:
+            with file:
+                image: Image.Image = Image.open(file)
+                image.load()
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(f"cannot read image {self.reader.filename(index)}: {error}") from error
+        return image, label
 
 
 def _read_everything(dataset: Any) -> None:
@@ -178,7 +207,10 @@ def dataset_size(dataset: Any) -> int:
     if not isinstance(dataset, IterableImageDataset):
         return len(dataset)
     if not dataset.reader.num_samples:
-        raise UserError("the dataset does not say how many samples it has; a wds split may: train-{0..9}.tar|5000")
+        raise UserError(
+            "the stream does not say how many samples it has; for wds/ append the number to the split's name, such as "
+            "train-{0..9}.tar|5000"
+        )
     return int(dataset.reader.num_samples)
 
 
@@ -205,7 +237,8 @@ def class_names(dataset: Any, settings: DataSettings) -> tuple[str, ...] | None:
     classes = _class_to_idx(dataset) or {}
     own = tuple(sorted(classes, key=classes.__getitem__))
     known = known_dataset(settings.name)
-    if known is not None and len(own) in (0, known.num_classes):
+    # several names may stand for one class, as in ImageNet
+    if known is not None and len(set(classes.values())) in (0, known.num_classes):
         return known.classes or tuple(ImageNetInfo("imagenet-1k").label_descriptions())
     if [classes[name] for name in own] != list(range(len(own))):
         return None
@@ -239,11 +272,13 @@ def check_labels(dataset: Any, num_classes: int) -> None:
         num_classes: number of classes; labels have to lie in [0, num_classes).
 
     Raises:
-        UserError: when a label lies outside.
+        UserError: when a label is no whole number, or lies outside.
     """
     labels = _labels(dataset)
     if labels is None:
         return
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"the labels must be whole numbers, got {labels.dtype} such as {labels[0]}")
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if len(outside):
         raise UserError(
@@ -252,11 +287,11 @@ def check_labels(dataset: Any, num_classes: int) -> None:
         )
 
 
-def _labels(dataset: Any) -> NDArray[np.int64] | None:
+def _labels(dataset: Any) -> NDArray[Any] | None:
     reader = getattr(dataset, "reader", None)
     for owner in (dataset, reader):
         if (targets := getattr(owner, "targets", None)) is not None:
-            return np.asarray(targets, np.int64)
+            return np.asarray(targets)
     if samples := getattr(reader, "samples", None):
-        return np.asarray([label for _, label in samples], np.int64)
+        return np.asarray([label for _, label in samples])
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torchvision.datasets
@@ -15,8 +15,6 @@ from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import KNOWN_DATASETS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 MINI_ROOT = Path(__file__).with_name("fashion_mnist_mini")
@@ -25,19 +23,18 @@ MINI_ROOT = Path(__file__).with_name("fashion_mnist_mini")
 _TORCHVISION_FOLDER = Path("FashionMNIST", "raw")
 
 
-class FashionMNIST(Dataset[tuple[Any, int]]):
+class FashionMNIST(Dataset[tuple[Image.Image, int]]):
     """Fashion-MNIST, read from either layout of its files.
 
     Like torchvision's dataset, it gives (PIL image of mode ``L``, label) and has ``classes``,
-    ``class_to_idx``, ``targets`` and ``transform``. It also reads the layout of Debian's package
-    dataset-fashion-mnist, which is that of :data:`MINI_ROOT` too.
+    ``class_to_idx`` and ``targets``. It also reads the layout of Debian's package dataset-fashion-mnist,
+    which is that of :data:`MINI_ROOT` too.
 
     Args:
         root: a folder that holds either torchvision's ``FashionMNIST/raw`` or the four
             ``*-ubyte`` files themselves; each file plain or gzipped.
         train: the training set, or the test set.
         download: when the files are not there, let torchvision fetch them into ``root``.
-        transform: applied to the PIL image.
 
     Raises:
         UserError: when the files are missing, damaged or do not fit together, or the download fails.
@@ -45,9 +42,7 @@ class FashionMNIST(Dataset[tuple[Any, int]]):
 
     classes = KNOWN_DATASETS["fashion_mnist"].classes
 
-    def __init__(
-        self, root: str | Path, train: bool, *, download: bool = False, transform: Callable[[Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: str | Path, train: bool, *, download: bool = False) -> None:
         paths = find_files(Path(root), train=train)
         if paths is None and download:
             _download(Path(root))
@@ -63,16 +58,12 @@ class FashionMNIST(Dataset[tuple[Any, int]]):
         self.images: NDArray[np.uint8] = images
         self.targets: NDArray[np.int64] = labels.astype(np.int64)
         self.class_to_idx = {name: index for index, name in enumerate(self.classes)}
-        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image: Any = Image.fromarray(self.images[index])
-        if self.transform is not None:
-            image = self.transform(image)
-        return image, int(self.targets[index])
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), int(self.targets[index])
 
 
 def file_names(*, train: bool) -> tuple[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
@@ -17,8 +19,13 @@ if TYPE_CHECKING:
 
     from cutmix_zoo.data.transforms import Transform
 
-KeyedSample = tuple[Tensor, int, SampleKey]
-PlainSample = tuple[Tensor, int]
+Sample = tuple[Tensor, int, SampleKey]
+"""A uint8 image (C, H, W), its label, and where it comes from."""
+
+# what formats raise for a sample that is damaged (Pillow reports a broken PNG as a SyntaxError)
+_DAMAGED = (OSError, RuntimeError, ValueError, SyntaxError, Image.DecompressionBombError)
+# what readers raise for a sample that is of another kind than was said
+_OF_ANOTHER_KIND = (LookupError, TypeError, AssertionError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -30,23 +37,27 @@ class Prepare:
         num_classes: labels have to lie in [0, num_classes).
 
     Raises:
-        UserError: when a sample's label lies outside the classes.
+        UserError: when a sample's label is no whole number, or lies outside the classes.
     """
 
     transform: Transform
     num_classes: int
 
-    def __call__(self, image: Any, label: Any) -> PlainSample:
+    def __call__(self, image: Any, label: Any) -> tuple[Tensor, int]:
         """Return the tensor and the label as an int."""
+        try:
+            label = operator.index(label)
+        except TypeError:
+            raise UserError(f"a label must be one whole number, got {label!r}: check data.target_key") from None
         if not 0 <= label < self.num_classes:
             raise UserError(
                 f"label {label} is outside the {self.num_classes} classes: expected 0 to {self.num_classes - 1}; "
                 "set the number of classes to that of the dataset"
             )
-        return self.transform(image), int(label)
+        return self.transform(image), label
 
 
-class Keyed(Dataset[KeyedSample]):
+class Keyed(Dataset[Sample]):
     """An indexable dataset whose sample is a function of the run's seed and the sample's key.
 
     Args:
@@ -61,13 +72,13 @@ class Keyed(Dataset[KeyedSample]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: SampleKey) -> KeyedSample:
+    def __getitem__(self, key: SampleKey) -> Sample:
         with isolated_rng(self.seed, Stream.AUGMENT, key.epoch, key.index):
             return *self.prepare(*_read(self.dataset, key.index)), key
 
 
-class Plain(Dataset[PlainSample]):
-    """An indexable dataset for evaluation: plain indices, nothing random.
+class Plain(Dataset[Sample]):
+    """An indexable dataset for evaluation: plain indices, nothing random; of a sample's key only the index counts.
 
     Args:
         dataset: gives (PIL image, label) for an index.
@@ -80,11 +91,11 @@ class Plain(Dataset[PlainSample]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> PlainSample:
-        return self.prepare(*_read(self.dataset, index))
+    def __getitem__(self, index: int) -> Sample:
+        return *self.prepare(*_read(self.dataset, index)), SampleKey(epoch=0, step=0, index=index)
 
 
-class KeyedStream(IterableDataset[KeyedSample]):
+class KeyedStream(IterableDataset[Sample]):
     """A stream of timm's (hfids, tfds, wds) with keys made up from what is known of a sample: its place.
 
     The ``n``-th sample that worker ``w`` of ``W`` reads on a rank gets ``index = (n * W + w) *
@@ -112,7 +123,7 @@ class KeyedStream(IterableDataset[KeyedSample]):
         self.epoch = epoch
         self.dataset.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[KeyedSample]:
+    def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         for count, sample in enumerate(_read_all(self.dataset)):
@@ -124,7 +135,7 @@ class KeyedStream(IterableDataset[KeyedSample]):
             yield *prepared, key
 
 
-class PlainStream(IterableDataset[PlainSample]):
+class PlainStream(IterableDataset[Sample]):
     """A stream for evaluation, of which each process keeps every ``world_size``-th sample.
 
     Args:
@@ -137,10 +148,10 @@ class PlainStream(IterableDataset[PlainSample]):
     def __init__(self, dataset: Any, prepare: Prepare, *, rank: int = 0, world_size: int = 1) -> None:
         self.dataset, self.prepare, self.rank, self.world_size = dataset, prepare, rank, world_size
 
-    def __iter__(self) -> Iterator[PlainSample]:
+    def __iter__(self) -> Iterator[Sample]:
         for count, sample in enumerate(_read_all(self.dataset)):
             if count % self.world_size == self.rank:
-                yield self.prepare(*sample)
+                yield *self.prepare(*sample), SampleKey(epoch=0, step=0, index=count)
 
 
 def _read(dataset: Any, index: int) -> tuple[Any, Any]:
@@ -159,8 +170,15 @@ def _read_all(dataset: Any) -> Iterator[tuple[Any, Any]]:
 
 @contextmanager
 def _reading(what: str) -> Iterator[None]:
-    """Blame the data for what goes wrong while it is read (Pillow reports a broken PNG as a SyntaxError)."""
+    """Blame the data for what goes wrong while it is read."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError, SyntaxError) as error:
+    except UserError:
+        raise
+    except _DAMAGED as error:
         raise UserError(f"cannot read {what} of the dataset: {error}") from error
+    except _OF_ANOTHER_KIND as error:
+        raise UserError(
+            f"cannot read {what} of the dataset as an image and a label ({type(error).__name__}: {error}): "
+            "check data.input_key and data.target_key"
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,7 +75,10 @@ class DataSettings:
         require(min(self.std or (1,)) > 0, f"std must be positive, got {self.std}")
         require_count("batch_size", self.batch_size)
         require(0 < self.scale[0] <= self.scale[1] <= 1, f"scale must be 0 < low <= high <= 1, got {self.scale}")
-        require(0 < self.ratio[0] <= self.ratio[1], f"ratio must be 0 < low <= high, got {self.ratio}")
+        require(
+            0 < self.ratio[0] <= self.ratio[1] < math.inf,
+            f"ratio must be 0 < low <= high, got {self.ratio}",
+        )
         require_fraction("hflip", self.hflip)
         require(0 < self.crop_pct <= 1, f"crop_pct must be in (0, 1], got {self.crop_pct}")
         for key in ("workers", "pad", "color_jitter", "lighting"):

@@ -16,11 +16,6 @@ class Box(NamedTuple):
     bottom: int
     right: int
 
-    @property
-    def area(self) -> int:
-        """Number of pixels inside."""
-        return (self.bottom - self.top) * (self.right - self.left)
-
 
 def clipped_boxes(lam: Tensor, centre: Tensor, height: int, width: int) -> Tensor:
     """Place boxes around their centres and clip them to the image, as the official code does.

@@ -88,6 +88,7 @@ class MixCollate(FastCollateMixup):
 
     Raises:
         ValueError: if ``smoothing`` or ``num_classes`` is out of range.
+        TypeError: if ``mix`` is no mixing method.
 
     Example:
         >>> from cutmix_zoo.mixing import CutMix
@@ -99,6 +100,8 @@ class MixCollate(FastCollateMixup):
 
     # The constructor of FastCollateMixup is not called: its settings describe methods of its own.
     def __init__(self, mix: MixMethod, num_classes: int, smoothing: float = 0.0, seed: int = 0, rank: int = 0) -> None:
+        if not callable(getattr(mix, "draw", None)):
+            raise TypeError(f"mix must be a mixing method such as CutMix(), got {mix!r}")
         require_fraction("smoothing", smoothing)
         require_count("num_classes", num_classes)
         self.mix = mix

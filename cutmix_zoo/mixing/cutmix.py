@@ -27,7 +27,8 @@ class CutMix:
 
     Args:
         alpha: above 0; 1 is a uniform lambda.
-        prob: probability of mixing, in [0, 1]. The paper's CIFAR recipes use 0.5, ImageNet's 1.
+        prob: probability of mixing, in [0, 1]. The paper names none; the authors used 0.5 for PyramidNets on CIFAR,
+            1 for ResNet-110 and ImageNet.
         per: ``"batch"``: one gate, lambda and box for all, as in the paper; ``"pair"``: the two of a
             pair share them and exchange boxes; ``"sample"``: each image has its own.
         pairing: who meets whom (:func:`~cutmix_zoo.mixing.pairing.meet`): ``"derangement"``, nobody meets
@@ -35,8 +36,9 @@ class CutMix:
             alone (an odd batch with ``per="pair"`` or ``"reverse"``) stays as it is.
         box: ``"clip"``: the centre is uniform and the box is clipped to the image, as in the paper;
             ``"inside"``: the box is uniform among those inside the image.
-        correct_lam: labels count as many pixels as were pasted, as in the paper. Otherwise they count
-            the lambda that was drawn, which with ``box="clip"`` overstates the partner by 0.2 on average.
+        correct_lam: labels count as many pixels as were pasted, as in algorithm A1; the authors' code did so only
+            after its first numbers were published. Otherwise they count the lambda that was drawn, which with
+            ``box="clip"`` overstates the partner by 0.2 on average.
 
     Raises:
         ValueError: if a setting is out of range or unknown, or ``per="pair"`` comes with

@@ -93,9 +93,14 @@ def numpy_generator(generator: torch.Generator) -> np.random.Generator:
     Args:
         generator: a CPU generator.
 
+    Raises:
+        TypeError: if it is something else, such as None, which would mean the global generator.
+
     Example:
         >>> rng = numpy_generator(torch.Generator().manual_seed(0))
         >>> rng.beta(0.01, 0.01, size=5).shape
         (5,)
     """
+    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
+        raise TypeError(f"generator must be a torch.Generator on the CPU, got {generator!r}")
     return np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))

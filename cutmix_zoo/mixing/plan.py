@@ -207,6 +207,9 @@ class BoxPlan(MixPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("donor", "box", "label_lam"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, value.cpu())
         _check_integers("donor", self.donor, [(self.batch_size,)], torch.tensor(self.batch_size - 1))
         corner = torch.tensor([self.height, self.width] * 2)
         _check_integers("box", self.box, [(self.batch_size, 4), (4,)], corner)
@@ -242,7 +245,7 @@ class BoxPlan(MixPlan):
             return self._apply_mask(images)
         if self.box.ndim == 1:
             return self._apply_slice(images)
-        if images.device.type == "cpu" and not images.requires_grad:
+        if type(images) is Tensor and images.device.type == "cpu" and _is_copied_by_numpy(images):
             return self._apply_rows(images)
         return self._apply_mask(images)
 
@@ -274,6 +277,10 @@ class BoxPlan(MixPlan):
         for row, sample, donor, (top, left, bottom, right) in zip(out, samples, donors, boxes, strict=True):
             row[...] = sample
             row[..., top:bottom, left:right] = samples[donor][..., top:bottom, left:right]
+
+
+def _is_copied_by_numpy(images: Tensor) -> bool:
+    return images.element_size() in _INTEGERS and not images.is_complex() and not images.requires_grad
 
 
 def _check_integers(name: str, values: Tensor, shapes: list[tuple[int, ...]], highest: Tensor) -> None:

@@ -83,7 +83,6 @@ class ThreeStageNet(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.in_chans = in_chans
         self.grad_checkpointing = False
 
         self.conv1 = nn.Conv2d(in_chans, STEM_WIDTH, 3, padding=1, bias=False, **dd)
@@ -128,10 +127,15 @@ class ThreeStageNet(nn.Module):
         Args:
             num_classes: size of its output; 0 for none.
             global_pool: timm's pooling in front of it; the present one if None.
+
+        Raises:
+            ValueError: if there is a classifier and no pooling.
         """
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
+        if num_classes > 0 and self.global_pool.is_identity():
+            raise ValueError("a classifier needs pooling: give global_pool='avg', or num_classes=0")
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         like: dict[str, Any] = {"device": self.conv1.weight.device, "dtype": self.conv1.weight.dtype}
         self.fc = nn.Linear(self.head_hidden_size, num_classes, **like) if num_classes > 0 else nn.Identity()

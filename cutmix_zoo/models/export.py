@@ -128,7 +128,7 @@ def _check_loads(folder: str) -> None:
     try:
         with isolated_rng(0):
             timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except (RuntimeError, TypeError) as error:
+    except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"timm cannot load this model back from its architecture, num_classes, input_size and model_args; give "
             f"the arguments of timm.create_model that shaped it as model_args. timm said: {error}"

@@ -216,7 +216,7 @@ def make_network(recipe: Recipe) -> nn.Module:
                 num_classes=recipe.model.num_classes,
                 **arguments,
             )
-    except (TypeError, RuntimeError, OSError, ValueError) as error:
+    except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"cannot make model {recipe.model.name!r} with {arguments or 'no arguments'}: {error}"
         ) from error

@@ -1,6 +1,7 @@
 import importlib.util
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,16 +13,16 @@ import torchvision.datasets
 from PIL import Image
 from timm.data import ImageNetInfo, create_dataset
 from timm.data.dataset import IterableImageDataset
+from torchvision.transforms.functional import pil_to_tensor
 
 from cutmix_zoo.data import datasets
 from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, dataset_size, open_split
+from cutmix_zoo.data.keyed import Keyed, Prepare
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import UserError
+from cutmix_zoo.keys import SampleKey
 from cutmix_zoo.known import KNOWN_DATASETS
 from tests.conftest import png_bytes, random_image, write_tar
-
-# timm's folder reader leaves it to the garbage collector to close image files
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 RGB: dict[str, Any] = {"input_size": (3, 8, 8), "mean": (0.5,), "std": (0.5,)}
 
@@ -69,14 +70,9 @@ def test_image_folders(image_folder: Path, name: str) -> None:
     assert class_names(train, settings) == class_names(val, settings) == ("ant", "bee", "cat")
     check_same_classes(train, val)
     image, label = val[5]
-    assert (image.mode, label) == ("RGB", 2)
-    np.testing.assert_array_equal(
-        np.asarray(image), np.asarray(Image.open(image_folder / "val/cat/1.png").convert("RGB"))
-    )
-
-
-def test_grey_images_are_read_as_grey(image_folder: Path) -> None:
-    assert open_split(folder_settings(image_folder, input_size=(1, 8, 8)), "train")[0][0].mode == "L"
+    assert (image.size, label) == ((26, 23), 2)
+    with Image.open(image_folder / "val/cat/1.png") as expected:
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.asarray(expected.convert("RGB")))
 
 
 def test_an_imagenet_folder(image_folder: Path) -> None:
@@ -119,6 +115,7 @@ def test_a_folder_of_tar_files(tmp_path: Path) -> None:
         ("torch/cifar_10", "torch/cifar10"),
         ("foldr", "folder"),
         ("hfds/", None),
+        ("wds", None),
         ("xyz", None),
     ],
 )
@@ -287,8 +284,12 @@ def test_hugging_face_datasets(image_folder: Path, monkeypatch: pytest.MonkeyPat
     assert (asked["name"], asked["split"], len(dataset)) == ("someone/pets", "train", 12)
     assert class_names(dataset, settings) == ("ant", "bee", "cat")
     image, label = dataset[5]
-    np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(rows[5]["picture"]).convert("RGB")))
+    with Image.open(rows[5]["picture"]) as expected:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
     assert label == 1
+    image_named_wrong = replace(settings, target_key="genus")
+    with pytest.raises(UserError, match=r"genus|check data.target_key"):
+        Keyed(open_split(image_named_wrong, "train"), Prepare(pil_to_tensor, 3), seed=0)[SampleKey(0, 0, 0)]
 
     def fail(name: str, **options: Any) -> Any:
         raise FileNotFoundError("Dataset 'someone/pets' doesn't exist\non the Hub")
@@ -296,3 +297,32 @@ def test_hugging_face_datasets(image_folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(hf, "load_dataset", fail)
     with pytest.raises(UserError, match=r"Dataset 'someone/pets' doesn't exist on the Hub. Check data.root"):
         open_split(settings, "train")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image"])
+def test_an_image_that_cannot_be_read_is_named_and_not_replaced_by_the_next(image_folder: Path, content: bytes) -> None:
+    broken = image_folder / "val" / "ant" / "1.png"
+    broken.write_bytes(content)
+    dataset = open_split(DataSettings("folder", root=str(image_folder), **RGB), "val")
+    assert dataset[0][1] == 0
+    with pytest.raises(UserError, match=r"cannot read image .*ant/1.png"):
+        dataset[1]
+
+
+def test_several_names_may_stand_for_one_class() -> None:
+    """torchvision's ImageNet maps each synonym."""
+    synonyms = SimpleNamespace(class_to_idx={f"{kind}{label}": label for label in range(1000) for kind in ("a", "b")})
+    names = class_names(synonyms, DataSettings("torch/imagenet"))
+    assert names is not None
+    assert len(names) == 1000
+    assert names[0].startswith("tench")
+
+
+def test_a_home_folder_is_expanded(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(image_folder.parent))
+    assert len(open_split(DataSettings("folder", root="~/images", **RGB), "val")) == 6
+
+
+def test_labels_that_are_no_whole_numbers_are_refused() -> None:
+    with pytest.raises(UserError, match=r"must be whole numbers, got float64 such as 0\.5"):
+        check_labels(SimpleNamespace(targets=[0.5, 1.5]), 3)

@@ -30,11 +30,6 @@ def test_both_layouts_give_what_torchvision_reads(
         np.testing.assert_array_equal(np.asarray(image), np.asarray(their_image))
 
 
-def test_a_transform_is_applied(fashion: Callable[..., Path]) -> None:
-    dataset = FashionMNIST(fashion(), train=True, transform=lambda image: image.size)
-    assert dataset[0] == ((28, 28), int(dataset.targets[0]))
-
-
 def test_missing_files_say_where_they_were_looked_for_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         FashionMNIST(tmp_path, train=True)

@@ -76,10 +76,11 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index() -> None:
     assert sum(torch.equal(other, image) for other in others) == 2
 
 
-def test_a_plain_sample_has_no_key() -> None:
+def test_of_a_plain_samples_key_only_the_index_counts() -> None:
     dataset = Plain(Images(), Prepare(pil_to_tensor, 3))
     assert len(dataset) == 10
-    image, label = dataset[5]
+    image, label, key = dataset[5]
+    assert key == SampleKey(0, 0, 5)
     assert torch.equal(image, pil_to_tensor(random_image(5, 4, 5)))
     assert (label, type(label)) == (2, int)
 
@@ -117,6 +118,18 @@ def test_a_sample_that_cannot_be_read() -> None:
         list(KeyedStream(Source(broken=3), Prepare(noisy, 3), seed=0, batch_size=2))
     with pytest.raises(UserError, match=message):
         list(PlainStream(Source(broken=3), Prepare(noisy, 3)))
+
+
+@pytest.mark.parametrize("sample", [("no image", 1), (None, 1), 7])
+def test_a_sample_of_another_kind_blames_the_keys(sample: Any) -> None:
+    with pytest.raises(UserError, match=r"as an image and a label .*check data.input_key and data.target_key"):
+        Plain([sample], Prepare(pil_to_tensor, 3))[0]
+
+
+@pytest.mark.parametrize("label", [0.7, None, "cat", [1]])
+def test_a_label_that_is_no_whole_number(label: Any) -> None:
+    with pytest.raises(UserError, match="a label must be one whole number, got"):
+        Prepare(pil_to_tensor, 3)(random_image(0, 4, 5), label)
 
 
 def test_a_defect_of_a_transform_keeps_its_type() -> None:
@@ -158,7 +171,8 @@ def test_each_process_keeps_its_share_of_an_evaluation_stream() -> None:
     shares = [list(PlainStream(Source(), Prepare(pil_to_tensor, 3), rank=rank, world_size=3)) for rank in range(3)]
     assert [len(share) for share in shares] == [3, 3, 2]
     for rank, share in enumerate(shares):
-        for place, (image, label) in enumerate(share):
+        for place, (image, label, key) in enumerate(share):
             index = 3 * place + rank
+            assert key == SampleKey(0, 0, index)
             assert torch.equal(image, pil_to_tensor(random_image(index, 4, 5)))
             assert label == index % 3

@@ -10,7 +10,7 @@ from cutmix_zoo.known import KNOWN_DATASETS
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("batch_size", 0, "at least 1, got 0"),
+        ("batch_size", 0, "a whole number of at least 1, got 0"),
         ("workers", -1, "at least 0, got -1"),
         ("input_size", (2, 32, 32), r"begin with 1 or 3 channels, got \(2, 32, 32\)"),
         ("input_size", (3, 0, 32), "have a positive height and width"),

@@ -20,9 +20,6 @@ NUM_CLASSES = 10
 MIX = CutMix(per="sample")
 DTYPES = [np.uint8, np.float32, np.float16, np.int64]
 
-# Python 3.12 warns that forking a process with threads may deadlock; forked loader workers are what is tested
-pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks:DeprecationWarning")
-
 
 def _image(index: int, height: int = 12, width: int = 10) -> np.ndarray:
     """Random (H, W, 3) pixels."""
@@ -119,6 +116,9 @@ def test_with_a_key_the_batch_is_that_of_the_device_path(
     images, targets = MixCollate(mix, NUM_CLASSES, smoothing=0.1, seed=9, rank=2)(samples)
     unmixed, labels = collate_samples(samples)
     plan = plan_for(mix, batch_size, 12, 10, seed=9, epoch=3, step=5, rank=2)
+    # with a gradient to carry, `apply` does not write rows but masks, as on an accelerator
+    masked = plan.apply(unmixed.double().requires_grad_()).detach()
+    assert torch.equal(images, masked.to(images.dtype))
     assert torch.equal(images, plan.apply(unmixed))
     assert images.stride() == unmixed.stride()
     assert torch.equal(targets, plan.mix_targets(labels, NUM_CLASSES, 0.1))
@@ -326,10 +326,16 @@ def test_a_label_outside_the_classes_is_named() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"num_classes": 0}, "num_classes must be a whole number of at least 1, got 0"),
         ({"num_classes": 2, "smoothing": -0.1}, "smoothing must be a number from 0 to 1"),
     ],
 )
 def test_refused_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MixCollate(MIX, **settings)
+
+
+@pytest.mark.parametrize("mix", ["cutmix", None, 10])
+def test_what_is_no_method_is_refused_at_once(mix: Any) -> None:
+    with pytest.raises(TypeError, match=r"mix must be a mixing method such as CutMix\(\), got"):
+        MixCollate(mix, NUM_CLASSES)

@@ -99,3 +99,11 @@ def test_numpy_generator_is_a_function_of_the_torch_generator() -> None:
     numpy_generator(following).random(1000)
     assert torch.equal(following.get_state(), first.get_state())
     assert numpy_generator(first).random() != numpy_generator(torch.Generator().manual_seed(1)).random()
+
+
+@pytest.mark.parametrize("generator", [None, np.random.default_rng(0), 7])
+def test_a_generator_that_is_none_of_torchs_is_refused(generator: object) -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(TypeError, match=r"generator must be a torch.Generator on the CPU, got"):
+        numpy_generator(generator)
+    assert torch.equal(before, torch.get_rng_state())

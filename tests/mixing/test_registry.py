@@ -55,10 +55,6 @@ def test_every_method_has_settings_here() -> None:
     assert all(type(mix) is METHODS[name] for name, settings in SETTINGS.items() for mix in settings)
 
 
-def test_a_recipe_names_a_method_and_its_settings() -> None:
-    assert METHODS["cutmix"](alpha=0.5, per="sample") == CutMix(alpha=0.5, per="sample")
-
-
 @every_method
 @every_batch
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -129,7 +125,9 @@ def test_writing_a_batch_equals_applying(mix: MixMethod) -> None:
     samples = [image.numpy().copy() for image in images]
     out = np.full(images.shape, 77, np.uint8)
     plan.write(samples, out)
-    assert np.array_equal(out, plan.apply(images).numpy())
+    # with a gradient to carry, `apply` does not write rows but masks, as on an accelerator
+    masked = plan.apply(images.double().requires_grad_()).detach()
+    assert np.array_equal(out, masked.numpy())
     assert np.array_equal(np.stack(samples), images.numpy())
 
 

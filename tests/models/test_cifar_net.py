@@ -381,3 +381,11 @@ def test_blocks_may_be_anything_with_the_same_signature() -> None:
     net = ThreeStageNet(block, [[8], [12, 20], [24]], preact=False)
     maps = net.forward_intermediates(images(), intermediates_only=True)
     assert [tuple(m.shape[1:]) for m in maps] == [(16, 32, 32), (8, 32, 32), (20, 16, 16), (24, 8, 8)]
+
+
+def test_a_classifier_without_pooling_is_refused() -> None:
+    with pytest.raises(ValueError, match="a classifier needs pooling: give global_pool='avg', or num_classes=0"):
+        timm.create_model("cifar_resnet8", global_pool="")
+    net = timm.create_model("cifar_resnet8", global_pool="", num_classes=0)
+    net.reset_classifier(5, "avg")
+    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 5)

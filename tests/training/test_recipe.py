@@ -60,7 +60,7 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
         ),
         (MINIMAL.replace("cifar_resnet8", "QQQQ"), 3, ["'QQQQ'", "timm.list_models()"]),
         (MINIMAL.replace("epochs: 2", "epochs: two"), 7, ["schedule.epochs", "expected int", "'two'"]),
-        (MINIMAL.replace("epochs: 2", "epochs: 0"), 7, ["schedule.epochs must be at least 1, got 0"]),
+        (MINIMAL.replace("epochs: 2", "epochs: 0"), 7, ["schedule.epochs must be a whole number of at least 1, got 0"]),
         (MINIMAL.replace("epochs: 2", "name: cosine"), 6, ["schedule.epochs", "missing", "int"]),
         (MINIMAL + "  name: steps\n", 8, ["schedule.name", "one of multistep, cosine, constant", "'steps'"]),
         (MINIMAL + "  milestones: [0.75, 0.5]\n", 8, ["schedule.milestones must rise"]),
