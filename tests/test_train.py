@@ -213,11 +213,13 @@ def overrides(options: dict[str, str]) -> list[str]:
 
 
 def test_two_processes_on_the_cpu_train_into_one_folder(tiny_options: dict[str, str], tmp_path: Path) -> None:
-    arguments = (
+    launcher = (
         "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no "
-        "--num_cpu_threads_per_process 1 --main_process_port 0 -m cutmix_zoo.train --config quickstart"
-    )
-    done = launch([*arguments.split(), *overrides(tiny_options)], {"ACCELERATE_USE_CPU": "true"}, tmp_path)
+        "--num_cpu_threads_per_process 1 --main_process_port 0 -m"
+    ).split()
+    on_cpu = {"ACCELERATE_USE_CPU": "true"}
+    options = ["--config", "quickstart", *overrides(tiny_options)]
+    done = launch([*launcher, "cutmix_zoo.train", *options], on_cpu, tmp_path)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["quickstart"]
@@ -226,8 +228,13 @@ def test_two_processes_on_the_cpu_train_into_one_folder(tiny_options: dict[str, 
     assert (summary["processes"], summary["val_images"], summary["epochs"]) == (2, 30, 3)
     assert done.stdout.count("timm.create_model(") == 1
     assert len(metrics(folder)) == 3
-    # what one process measures on the saved weights is what two measured together
-    assert evaluate(str(folder))["top1"] == summary["top1"]
+    # one process and two measure the same on the saved weights
+    alone = evaluate(str(folder))
+    assert (alone["top1"], alone["top5"]) == (summary["top1"], summary["top5"])
+    done = launch([*launcher, "cutmix_zoo.evaluate", str(folder), "--output", "measured"], on_cpu, tmp_path)
+    assert done.stdout.count("top-1") == 1, done.stderr
+    together = json.loads((tmp_path / "measured" / "accuracy.json").read_text())
+    assert (together["top1"], together["count"]) == (alone["top1"], 30)
     assert all(torch.isfinite(value).all() for value in load_file(folder / "model" / "model.safetensors").values())
 
 
