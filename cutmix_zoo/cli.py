@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutmix_zoo.errors import UserError, run_command
-from cutmix_zoo.training.recipe import find_recipe, shipped_recipes
+from cutmix_zoo.errors import refuse_existing, run_command
+from cutmix_zoo.training.recipe import find_shipped, shipped_recipes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,16 +30,16 @@ def recipes(arguments: Sequence[str]) -> None:
             headline = file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
             _print(f"{name:34} {headline}")
         return
-    source = shipped_recipes().get(options.copy) or find_recipe(options.copy)
+    source = find_shipped(options.copy)
     target: Path = options.output or Path(f"{options.copy}.yaml")
-    if target.exists():
-        raise UserError(f"{target} exists and is not overwritten; name another file with --output.")
+    refuse_existing(target)
     target.write_bytes(source.read_bytes())
     _print(f"wrote {target}; train it with: cutmix-zoo train --config {target}")
 
 
 def preview(arguments: Sequence[str]) -> None:
     """Draw the first mixed batch of a recipe."""
+    from cutmix_zoo.training.job import open_splits, resolve
     from cutmix_zoo.training.overrides import split_overrides
     from cutmix_zoo.training.preview import draw_preview
     from cutmix_zoo.training.recipe import load_recipe
@@ -53,7 +53,10 @@ def preview(arguments: Sequence[str]) -> None:
     parser.add_argument("--config", required=True, metavar="RECIPE", help="a recipe file, or a shipped recipe's name")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.png", help="the picture to write")
     options, rest = parser.parse_known_args(arguments)
-    draw_preview(load_recipe(options.config, split_overrides(rest)), options.output)
+    recipe = load_recipe(options.config, split_overrides(rest))
+    refuse_existing(options.output)
+    splits = open_splits(recipe)
+    draw_preview(resolve(recipe, splits.classes), splits, options.output)
     _print(f"wrote {options.output}")
 
 
@@ -81,6 +84,8 @@ def bench(arguments: Sequence[str]) -> None:
     parser.add_argument("what", choices=["mixing"], help="what to measure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements to this file")
     options = parser.parse_args(arguments)
+    if options.json:
+        refuse_existing(options.json)
     result = bench_mixing()
     _print(format_table(result))
     if options.json:

@@ -1,13 +1,15 @@
-"""The one exception that the command line shows without a traceback, and what shows it."""
+"""The exceptions that the command line shows without a traceback, and what shows them."""
 
 from __future__ import annotations
 
 import os
 import sys
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
 
 class UserError(ValueError):
@@ -16,6 +18,45 @@ class UserError(ValueError):
     The command line prints the message alone and exits with status 2; every other
     exception is a defect of ours and keeps its traceback.
     """
+
+
+class SampleError(UserError):
+    """A :class:`UserError` about one sample, which in a launch of several processes only one of them meets."""
+
+
+def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
+    """Ask for the valid name that is nearest to a wrong one.
+
+    Args:
+        name: the wrong name.
+        valid: the valid names.
+        prefix: is put before the nearest name.
+
+    Returns:
+        ``"did you mean X? "``, or nothing if no valid name is near.
+
+    Example:
+        >>> did_you_mean("alfa", ["alpha", "prob"], prefix="mix.")
+        'did you mean mix.alpha? '
+        >>> did_you_mean("xyz", ["alpha", "prob"])
+        ''
+    """
+    near = get_close_matches(name, list(valid), n=1)
+    return f"did you mean {prefix}{near[0]}? " if near else ""
+
+
+def refuse_existing(file: Path) -> None:
+    """Make the folder of a file that is to be written, unless the file exists already.
+
+    Raises:
+        UserError: if the file exists, or its folder cannot be made.
+    """
+    if file.exists():
+        raise UserError(f"{file} exists and is not overwritten; name another with --output.")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error}") from error
 
 
 def run_command(command: Callable[[Sequence[str]], None], program: str, arguments: Sequence[str] | None = None) -> int:
@@ -32,11 +73,11 @@ def run_command(command: Callable[[Sequence[str]], None], program: str, argument
     try:
         command(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        rank = os.environ.get("RANK", "0")
-        where = "" if rank == "0" else f" (process {rank})"
-        print(f"{program}: error{where}: {error}", file=sys.stderr)  # noqa: T201
+        # all processes of a launch meet the same mistake, unless it is about a sample
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, SampleError):
+            sys.stderr.write(f"{program}: error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"{program}: interrupted\n")
         return 130
     return 0

@@ -17,9 +17,9 @@ from torch import nn
 import cutmix_zoo.models  # noqa: F401  registers our models
 from cutmix_zoo.data.datasets import check_labels, class_names, open_split
 from cutmix_zoo.data.loaders import eval_loader
-from cutmix_zoo.data.settings import DataSettings, input_spec
+from cutmix_zoo.data.settings import MODEL_CONFIG_KEYS, DataSettings, input_spec
 from cutmix_zoo.data.transforms import to_input
-from cutmix_zoo.errors import UserError, run_command
+from cutmix_zoo.errors import UserError, refuse_existing, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.training.files import write_json
 from cutmix_zoo.training.launch import make_accelerator
@@ -28,7 +28,7 @@ from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.training.settings import RuntimeSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 SUITES = ("accuracy",)
 """What can be measured."""
@@ -71,8 +71,7 @@ def evaluate(
     changes: dict[str, Any] = {"root": root, "val_split": split, "workers": workers}
     settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
     dataset = open_split(settings, "val")
-    if not own:
-        _check_classes(network, class_names(dataset, settings), settings.name)
+    _check_classes(network, class_names(dataset, settings), settings.name)
     check_labels(dataset, network.num_classes)  # type: ignore[arg-type]
     runtime = RuntimeSettings() if recipe is None else recipe.runtime
     if runtime.channels_last:
@@ -130,15 +129,38 @@ def _timm_name(model: str) -> str:
 
 def _with_preprocessing(settings: DataSettings, network: nn.Module) -> DataSettings:
     config = resolve_model_data_config(network)
-    return replace(settings, **{key: config[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")})
+    if config["crop_mode"] != "center":
+        raise UserError(f"the model asks for crop_mode {config['crop_mode']!r}; only 'center' can be evaluated so far.")
+    return replace(settings, **{key: config[key] for key in MODEL_CONFIG_KEYS})
 
 
 def _check_classes(network: nn.Module, names: Sequence[str] | None, dataset: str) -> None:
-    if names is not None and len(names) != network.num_classes:
+    """Refuse data whose labels mean something else than the model's outputs."""
+    outputs: int = network.num_classes  # type: ignore[assignment]
+    own = network.pretrained_cfg.get("label_names")  # type: ignore[union-attr, operator]
+    if names is None:
+        return
+    if own is None and len(names) != outputs:
         raise UserError(
-            f"the model has {network.num_classes} classes and {dataset} has {len(names)}; "
-            "measure it on the dataset it was trained for."
+            f"the model has {outputs} classes and {dataset} has {len(names)}; "
+            "measure it on the data it was trained for."
         )
+    if own is not None and tuple(own[: len(names)]) != tuple(names):
+        raise UserError(
+            f"the model's classes ({', '.join(own[:5])}, ...) are not those of {dataset} "
+            f"({', '.join(names[:5])}, ...); measure it on the data it was trained for."
+        )
+
+
+def _at_least(lowest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"must be at least {lowest}, got {value}")
+        return value
+
+    parse.__name__ = "whole number"  # what argparse calls it in its own message
+    return parse
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -154,8 +176,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="DIR", help="also write the numbers to DIR/<suite>.json")
     parser.add_argument("--root", metavar="DIR", help="the dataset's folder")
     parser.add_argument("--split", metavar="NAME", help="the split (default: the validation split)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images a forward pass and process")
-    parser.add_argument("--workers", type=int, metavar="N", help="loader processes")
+    parser.add_argument("--batch-size", type=_at_least(1), metavar="N", help="images a forward pass and process")
+    parser.add_argument("--workers", type=_at_least(0), metavar="N", help="loader processes")
     return parser
 
 
@@ -163,8 +185,8 @@ def command(arguments: Sequence[str]) -> None:
     """Evaluate as the command line says."""
     options = make_parser().parse_args(arguments)
     file = options.output / f"{options.suite}.json" if options.output else None
-    if file is not None and file.exists():
-        raise UserError(f"{file} exists and is not overwritten; choose another folder with --output.")
+    if file is not None:
+        refuse_existing(file)
     numbers = evaluate(
         options.model,
         options.on,
@@ -180,7 +202,6 @@ def command(arguments: Sequence[str]) -> None:
         f"top-1 {numbers['top1']:.2f} %, top-5 {numbers['top5']:.2f} %, loss {numbers['loss']:.4f}"
     )
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, numbers)
         print(f"wrote {file}")  # noqa: T201
 

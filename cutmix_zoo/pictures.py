@@ -32,7 +32,10 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120)
+    try:
+        figure.savefig(file, dpi=120)
+    except ValueError as error:
+        raise UserError(f"cannot write {file}: {error}") from error
 
 
 def draw_mixed(
@@ -59,7 +62,7 @@ def draw_mixed(
         rows: rows at most; the first ``rows * columns`` images are shown.
 
     Raises:
-        UserError: if matplotlib is not installed.
+        UserError: if matplotlib is not installed, or does not know the file's ending.
     """
     count = min(len(images), rows * columns)
     columns = min(columns, count)
@@ -108,7 +111,7 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], file: Path, *, title: str 
         title: a line above the curves.
 
     Raises:
-        UserError: if matplotlib is not installed.
+        UserError: if matplotlib is not installed, or does not know the file's ending.
     """
     figure = _figure(10, 4.2)
     accuracy, loss = figure.subplots(1, 2)

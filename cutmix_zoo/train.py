@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
+from cutmix_zoo.data.settings import MODEL_CONFIG_KEYS
 from cutmix_zoo.errors import run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.models.export import export_model
@@ -27,7 +28,7 @@ from cutmix_zoo.training.loop import fit
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_keys
-from cutmix_zoo.training.run import RunFolder, begin, find_start
+from cutmix_zoo.training.run import RunFolder, begin, check_unused, find_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _PACKAGES = ("cutmix_zoo", "torch", "torchvision", "timm", "accelerate")
 
 
-def train(recipe: Recipe, output: Path | None = None, resume: str | None = None) -> dict[str, Any]:
+def train(recipe: Recipe, output: str | Path | None = None, resume: str | Path | None = None) -> dict[str, Any]:
     """Train a recipe and leave a run folder.
 
     Args:
@@ -53,13 +54,20 @@ def train(recipe: Recipe, output: Path | None = None, resume: str | None = None)
     Raises:
         UserError: for whatever the user can put right: recipe, data, folder, launch.
     """
-    folder = RunFolder(output or default_output(recipe, resume))
+    resume = None if resume is None else str(resume)
+    folder = RunFolder(Path(output) if output else default_output(recipe, resume))
+    if resume is None:
+        check_unused(folder)  # before anything is downloaded
     accelerator = make_accelerator(recipe.runtime.trackers, folder.path)
     job = make_job(recipe, accelerator)
-    checkpoint = find_start(folder, job.recipe, resume, accelerator.num_processes)
+    progress = Progress(
+        recipe_dict(job.recipe), world_size=accelerator.num_processes, mixed_precision=accelerator.mixed_precision
+    )
+    checkpoint = find_start(folder, progress, resume)
     summary = folder.summary() if resume == "auto" else None
     if summary is None:
-        progress = _start(job, checkpoint)
+        if checkpoint is not None:
+            progress = _load(job, checkpoint)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             begin(folder, job.recipe, progress)
@@ -69,12 +77,10 @@ def train(recipe: Recipe, output: Path | None = None, resume: str | None = None)
 
 def default_output(recipe: Recipe, resume: str | None) -> Path:
     """Choose the folder of a run whose launch names none."""
-    return Path("runs", recipe.name) if resume in (None, "auto") else Path(str(resume)).parent.parent
+    return Path("runs", recipe.name) if resume in (None, "auto") else Path(str(resume)).resolve().parent.parent
 
 
-def _start(job: Job, checkpoint: Path | None) -> Progress:
-    if checkpoint is None:
-        return Progress(world_size=job.accelerator.num_processes)
+def _load(job: Job, checkpoint: Path) -> Progress:
     scaler = load_checkpoint(checkpoint, job.network, job.torch_optimizer)
     if job.accelerator.scaler is not None and scaler:
         job.accelerator.scaler.load_state_dict(scaler)
@@ -88,7 +94,7 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
         if job.recipe.runtime.trackers:
             accelerator.init_trackers("tensorboard")
         if accelerator.is_main_process:
-            _draw(draw_preview, job.recipe, folder.plots / "preview.png")
+            _draw(draw_preview, job.recipe, job.splits, folder.plots / "preview.png")
         fit(job, folder, progress, evaluate_accuracy)
         if accelerator.is_main_process:
             _finish(job, folder, progress)
@@ -112,21 +118,14 @@ def _from_main(summary: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _finish(job: Job, folder: RunFolder, progress: Progress) -> None:
-    """Write what a finished run has more: curves, the model, the summary."""
+    """Write what a finished run has more: the model, the summary, the curves."""
     summary = _summarize(job, progress)
-    _draw(draw_curves, progress.metrics, folder.plots / "curves.png", title=job.recipe.name)
     data = job.recipe.data
     export_model(
         job.network,
         folder.model,
-        data_config={
-            "input_size": data.input_size,
-            "mean": data.mean,
-            "std": data.std,
-            "interpolation": data.interpolation,
-            "crop_pct": data.crop_pct,
-        },
-        label_names=job.classes,
+        data_config={key: getattr(data, key) for key in MODEL_CONFIG_KEYS},
+        label_names=job.splits.classes,
         provenance={
             "tag": job.recipe.name,
             "description": f"Trained with cutmix_zoo {summary['versions']['cutmix_zoo']} on {data.name}.",
@@ -138,6 +137,7 @@ def _finish(job: Job, folder: RunFolder, progress: Progress) -> None:
     )
     write_json(folder.summary_file, summary)
     folder.write_status("finished")
+    _draw(draw_curves, progress.metrics, folder.plots / "curves.png", title=job.recipe.name)
 
 
 def _summarize(job: Job, progress: Progress) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 import cutmix_zoo.cli
 from cutmix_zoo import __version__
 from cutmix_zoo.cli import command
-from cutmix_zoo.errors import UserError, run_command
+from cutmix_zoo.errors import SampleError, UserError, refuse_existing, run_command
 from cutmix_zoo.training.recipe import find_recipe, load_recipe, shipped_recipes
 
 
@@ -121,11 +121,33 @@ def test_what_is_the_users_is_one_line_and_what_is_ours_keeps_its_traceback(
     assert run_command(fail(KeyboardInterrupt()), "prog", []) == 130  # type: ignore[arg-type]
     assert capsys.readouterr().err == "prog: interrupted\n"
     monkeypatch.setenv("RANK", "1")
-    assert run_command(fail(UserError("a broken image")), "prog", []) == 2  # type: ignore[arg-type]
-    assert capsys.readouterr().err == "prog: error (process 1): a broken image\n"
+    assert run_command(fail(UserError("once")), "prog", []) == 2  # type: ignore[arg-type]
+    assert run_command(fail(SampleError("a broken image")), "prog", []) == 2  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "prog: error: a broken image\n"
     with pytest.raises(ZeroDivisionError):
         run_command(fail(ZeroDivisionError()), "prog", [])  # type: ignore[arg-type]
     seen: list[object] = []
     monkeypatch.setattr(sys, "argv", ["prog", "a", "b"])
     assert run_command(seen.extend, "prog") == 0
     assert seen == ["a", "b"]
+
+
+def test_a_file_that_is_there_or_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    refuse_existing(tmp_path / "new" / "file")
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="exists and is not overwritten"):
+        refuse_existing(tmp_path / "file")
+    with pytest.raises(UserError, match="cannot write"):
+        refuse_existing(tmp_path / "file" / "sub")
+
+
+def test_no_command_overwrites_a_file(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.png"
+    mine.write_text("precious")
+    for arguments in (["preview", "--config", "quickstart", "--output"], ["bench", "mixing", "--json"]):
+        with pytest.raises(UserError, match="exists and is not overwritten"):
+            command([*arguments, str(mine)])
+    assert mine.read_text() == "precious"
+    with pytest.raises(UserError, match=r"cannot write .*foo"):
+        command(["preview", "--config", "quickstart", "--output", str(tmp_path / "p.foo")])

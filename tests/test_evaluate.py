@@ -89,3 +89,33 @@ def test_other_classes_than_the_models_are_refused(exported: Path, tmp_path: Pat
         Image.new("RGB", (32, 32)).save(tmp_path / "data" / "val" / name / "0.png")
     with pytest.raises(UserError, match="the model has 10 classes and folder has 2"):
         evaluate(str(exported), "folder", root=str(tmp_path / "data"), workers=0)
+
+
+def test_classes_of_other_names_are_refused_even_if_there_are_as_many(tiny_data: Path, tmp_path: Path) -> None:
+    model = timm.create_model("cifar_resnet8", num_classes=10, in_chans=1)
+    config = {"input_size": (1, 28, 28), "mean": (0.5,), "std": (0.2,), "interpolation": "nearest", "crop_pct": 1.0}
+    names = [f"animal {number}" for number in range(10)]
+    export_model(model, tmp_path / "zoo", data_config=config, label_names=names, provenance={})
+    with pytest.raises(UserError, match=r"classes \(animal 0.*are not those of fashion_mnist \(T-shirt/top"):
+        evaluate(str(tmp_path / "zoo"), "fashion_mnist", root=str(tiny_data), workers=0)
+
+
+def test_a_crop_that_cannot_be_made_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+    model = timm.create_model("cifar_resnet8", num_classes=10)
+    config = {
+        "input_size": (3, 32, 32),
+        "mean": (0.5,) * 3,
+        "std": (0.2,) * 3,
+        "interpolation": "nearest",
+        "crop_pct": 1.0,
+    }
+    export_model(model, tmp_path / "zoo", data_config=config | {"crop_mode": "squash"}, label_names=None, provenance={})
+    with pytest.raises(UserError, match="asks for crop_mode 'squash'"):
+        evaluate(str(tmp_path / "zoo"), "fashion_mnist", root=str(tiny_data), workers=0)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--workers", "-1"), ("--batch-size", "0"), ("--batch-size", "x")])
+def test_counts_are_checked_by_the_parser(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command(["model", option, value])
+    assert option in capsys.readouterr().err

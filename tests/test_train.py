@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -99,6 +100,75 @@ def test_resuming_at_any_epoch_ends_with_the_same_bits(
     summary = train(recipe, tmp_path / "resumed", resume=str(folder / "checkpoints" / f"epoch-{epoch:04d}"))
     assert weights(tmp_path / "resumed") == weights(folder)
     assert summary["best_top1"] == json.loads((folder / "summary.json").read_text())["best_top1"]
+
+
+def test_a_checkpoint_starts_a_new_folder_and_never_replaces_one(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, folder = finished
+    other = tmp_path / "other"
+    short = replace(recipe, schedule=replace(recipe.schedule, epochs=2))
+    train(short, str(other))
+    before = weights(other)
+    with pytest.raises(UserError, match="holds a run already"):
+        train(recipe, other, resume=folder / "checkpoints" / "epoch-0001")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "metrics.jsonl").write_text("precious")
+    with pytest.raises(UserError, match="not an empty folder"):
+        train(recipe, tmp_path / "mine", resume=folder / "checkpoints" / "epoch-0001")
+    assert (weights(other), (tmp_path / "mine" / "metrics.jsonl").read_text()) == (before, "precious")
+
+
+def test_a_relative_checkpoint_goes_on_in_its_own_run(
+    finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, folder = finished
+    shutil.copytree(folder, tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run" / "checkpoints")
+    train(recipe, resume="epoch-0002")
+    assert weights(tmp_path / "run") == weights(folder)
+    assert sorted(path.name for path in Path().iterdir()) == ["epoch-0001", "epoch-0002", "epoch-0003"]
+
+
+def test_half_precision_trains_and_is_measured_in_float32(
+    finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate.state import AcceleratorState, PartialState
+
+    recipe, folder = finished
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        summary = train(recipe, tmp_path / "half")
+        numbers = evaluate(str(tmp_path / "half"))
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        PartialState._reset_state()
+    assert summary["mixed_precision"] == "bf16"
+    assert weights(tmp_path / "half") != weights(folder)
+    assert (numbers["top1"], numbers["loss"]) == (summary["top1"], summary["val_loss"])
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    with pytest.raises(UserError, match="mixed_precision bf16 and this launch has no"):
+        train(recipe, resume=tmp_path / "half" / "checkpoints" / "epoch-0001")
+
+
+def test_what_cannot_be_trained_is_said_before_anything_is_written(
+    finished: tuple[Recipe, Path], tmp_path: Path
+) -> None:
+    recipe, _ = finished
+    for model, message in [
+        (replace(recipe.model, name="vit_tiny_patch16_224"), "does not take images of data.input_size"),
+        (replace(recipe.model, args={"nonsense": 1}), "cannot make model 'cifar_resnet8' with {'nonsense': 1}"),
+        (replace(recipe.model, num_classes=3), "model.num_classes is 3, but fashion_mnist has 10 classes"),
+        (replace(recipe.model, in_chans=3), "model.in_chans is 3, but data.input_size has 1 channels"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            train(replace(recipe, model=model), tmp_path / "none")
+    broken = replace(recipe, optimizer=replace(recipe.optimizer, args={"nonsense": 1}))
+    with pytest.raises(UserError, match="cannot make optimizer 'sgd'"):
+        train(broken, tmp_path / "none")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot make"):
+        train(recipe, tmp_path / "file" / "sub")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_auto_goes_on_after_an_interruption(
@@ -216,10 +286,10 @@ def test_two_processes_on_the_cpu_train_into_one_folder(tiny_options: dict[str, 
     launcher = (
         "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no "
         "--num_cpu_threads_per_process 1 --main_process_port 0 -m"
-    ).split()
+    )
     on_cpu = {"ACCELERATE_USE_CPU": "true"}
     options = ["--config", "quickstart", *overrides(tiny_options)]
-    done = launch([*launcher, "cutmix_zoo.train", *options], on_cpu, tmp_path)
+    done = launch([*launcher.split(), "cutmix_zoo.train", *options], on_cpu, tmp_path)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["quickstart"]
@@ -227,11 +297,12 @@ def test_two_processes_on_the_cpu_train_into_one_folder(tiny_options: dict[str, 
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["processes"], summary["val_images"], summary["epochs"]) == (2, 30, 3)
     assert done.stdout.count("timm.create_model(") == 1
+    assert done.stdout.count("epoch 1/3") == 1
     assert len(metrics(folder)) == 3
     # one process and two measure the same on the saved weights
     alone = evaluate(str(folder))
     assert (alone["top1"], alone["top5"]) == (summary["top1"], summary["top5"])
-    done = launch([*launcher, "cutmix_zoo.evaluate", str(folder), "--output", "measured"], on_cpu, tmp_path)
+    done = launch([*launcher.split(), "cutmix_zoo.evaluate", str(folder), "--output", "measured"], on_cpu, tmp_path)
     assert done.stdout.count("top-1") == 1, done.stderr
     together = json.loads((tmp_path / "measured" / "accuracy.json").read_text())
     assert (together["top1"], together["count"]) == (alone["top1"], 30)

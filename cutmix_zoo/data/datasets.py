@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch.utils.data import Dataset
 from cutmix_zoo.data.fashion_mnist import MINI_ROOT, FashionMNIST
 from cutmix_zoo.data.sampler import local_batch_size
 from cutmix_zoo.data.settings import DataSettings, input_spec
-from cutmix_zoo.errors import UserError
+from cutmix_zoo.errors import UserError, did_you_mean
 from cutmix_zoo.known import known_dataset
 
 if TYPE_CHECKING:
@@ -42,6 +41,11 @@ _TRAIN_SYNONYMS = ("train", "training")
 _VAL_SYNONYMS = ("val", "valid", "validation", "eval", "evaluation")
 # what libraries raise for a dataset that is not there, incomplete, or of another kind than was said
 _OPEN_ERRORS = (OSError, RuntimeError, ValueError, AssertionError, LookupError, ImportError)
+
+
+def is_stream(name: str) -> bool:
+    """Tell whether a dataset is read as a stream, without an index."""
+    return name.partition("/")[0].lower() in ("hfids", "tfds", "wds")
 
 
 def open_split(settings: DataSettings, split: Split, *, seed: int = 0, world_size: int = 1) -> Any:
@@ -103,10 +107,9 @@ def _check_name(name: str) -> None:
             raise UserError(f"dataset {name!r} needs a package that is not installed: pip install {install}")
     elif name not in (*_FOLDERS, *_TORCH):
         names = (*_OURS, *_FOLDERS, *_TORCH)
-        nearest = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise UserError(
-            f"unknown dataset {name!r}: {hint}known are {', '.join(names)}, and with a name after them "
+            f"unknown dataset {name!r}: {did_you_mean(name, names)}"
+            f"known are {', '.join(names)}, and with a name after them "
             + ", ".join(f"{prefix}/" for prefix in _PACKAGES)
         )
 

@@ -15,7 +15,7 @@ from cutmix_zoo.data.datasets import dataset_size
 from cutmix_zoo.data.keyed import Keyed, KeyedStream, Plain, PlainStream, Prepare
 from cutmix_zoo.data.sampler import KeyedBatchSampler, eval_indices, local_batch_size
 from cutmix_zoo.data.transforms import eval_transform, train_transform
-from cutmix_zoo.errors import UserError
+from cutmix_zoo.errors import SampleError, UserError
 from cutmix_zoo.keys import Stream, generator_for
 from cutmix_zoo.mixing import collate_samples
 
@@ -54,7 +54,7 @@ class TrainLoader:
             What the collate function made of each batch.
 
         Raises:
-            UserError: when a sample cannot be read or has a label outside the classes.
+            SampleError: when a sample cannot be read or has a label outside the classes.
         """
         source = self._source
         if isinstance(source, KeyedBatchSampler):
@@ -179,7 +179,6 @@ def eval_loader(
         Plain(dataset, prepare),
         sampler=eval_indices(size, rank, world_size),
         num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
         **common,
     )
     return EvalLoader(loader, size)
@@ -199,4 +198,4 @@ def _user_errors(batches: Iterable[T]) -> Iterator[T]:
         message = str(error).rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")[2].strip()
         # torch's frames would keep the workers until a garbage collection, which takes five seconds to stop each
         error.__traceback__ = None
-        raise UserError(message) from None
+        raise SampleError(message) from None

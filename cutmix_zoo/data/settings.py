@@ -10,6 +10,9 @@ from cutmix_zoo.checks import require, require_count, require_fraction
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import known_dataset
 
+MODEL_CONFIG_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct")
+"""The settings that belong to a trained model too: what its evaluation has to know."""
+
 
 @dataclass(frozen=True)
 class DataSettings:

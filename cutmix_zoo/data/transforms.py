@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -144,11 +145,14 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         >>> normalize(torch.tensor([[[0, 255]]], dtype=torch.uint8), mean=(0.5,), std=(0.25,))
         tensor([[[-2.,  2.]]])
     """
-    shift, scale = (
-        torch.tensor(values, dtype=torch.float32, device=images.device).mul_(255).view(-1, 1, 1)
-        for values in (mean, std)
-    )
+    shift, scale = (_grey_levels(tuple(values), images.device) for values in (mean, std))
     return images.to(torch.float32, copy=True).sub_(shift).div_(scale)
+
+
+@lru_cache
+def _grey_levels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Keep the constants on their device: sending them with each batch would make the host wait for it."""
+    return torch.tensor(values, dtype=torch.float32, device=device).mul_(255).view(-1, 1, 1)
 
 
 def to_input(images: Tensor, spec: InputSpec, device: torch.device, *, channels_last: bool) -> Tensor:

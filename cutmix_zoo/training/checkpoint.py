@@ -26,16 +26,20 @@ class Progress:
     """How far a run is, and what it needs to go on: random numbers and learning rates derive from it.
 
     Args:
+        recipe: what is trained, resolved, as :func:`~cutmix_zoo.training.recipe.recipe_dict` gives it.
         metrics: the lines of ``metrics.jsonl``, one for each finished epoch.
         images: training images seen, over all processes.
         seconds: time spent training, without evaluation.
         world_size: processes of the run.
+        mixed_precision: Accelerate's name for the run's precision.
     """
 
+    recipe: dict[str, Any]
     metrics: list[dict[str, Any]] = field(default_factory=list)
     images: int = 0
     seconds: float = 0.0
     world_size: int = 1
+    mixed_precision: str = "no"
 
     @property
     def epoch(self) -> int:
@@ -57,6 +61,9 @@ def save_checkpoint(
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        UserError: if the optimizer's state is more than tensors and numbers.
     """
     final = folder / f"epoch-{progress.epoch:04d}"
     part = folder / f"{final.name}.part"
@@ -65,7 +72,13 @@ def save_checkpoint(
     save_file(_contiguous(model.state_dict()), part / "model.safetensors", metadata={"format": "pt"})
     tensors, rest = _split_optimizer(optimizer.state_dict())
     save_file(tensors, part / "optimizer.safetensors", metadata={"format": "pt"})
-    write_json(part / _STATE, {"progress": asdict(progress), "optimizer": rest, "scaler": scaler})
+    try:
+        write_json(part / _STATE, {"progress": asdict(progress), "optimizer": rest, "scaler": scaler})
+    except TypeError as error:
+        raise UserError(
+            f"the state of {type(optimizer).__name__} is more than tensors and numbers and cannot be saved without "
+            f"pickles ({error}); choose another optimizer.name."
+        ) from error
     write_json(part / _SUMS, {file.name: _sha256(file) for file in sorted(part.iterdir())})
     for file in part.iterdir():
         _sync(file)

@@ -57,7 +57,7 @@ class Job:
     Args:
         recipe: the recipe, resolved: nothing in it is left to the data.
         accelerator: this process's place in the launch.
-        classes: label names, one a class.
+        splits: the opened data.
         network: the bare model.
         model: the network as it is trained, wrapped for several processes.
         torch_optimizer: the bare optimizer.
@@ -70,7 +70,7 @@ class Job:
 
     recipe: Recipe
     accelerator: Accelerator
-    classes: tuple[str, ...]
+    splits: Splits
     network: nn.Module
     model: nn.Module
     torch_optimizer: torch.optim.Optimizer
@@ -121,7 +121,7 @@ class Job:
             return self.prepare(images), labels.to(device, non_blocking=True)
         plan = draw_mix(self.recipe, images.shape, epoch, step, self.accelerator.process_index)
         smoothing = self.recipe.regularize.label_smoothing
-        targets = plan.mix_targets(labels, len(self.classes), smoothing).to(device, non_blocking=True)
+        targets = plan.mix_targets(labels, len(self.splits.classes), smoothing).to(device, non_blocking=True)
         return self.prepare(plan.apply(images.to(device, non_blocking=True))), targets
 
 
@@ -162,12 +162,11 @@ def _classes(recipe: Recipe, train: Any) -> tuple[str, ...]:
     wanted = recipe.model.num_classes
     if names is None and wanted is None:
         raise UserError(f"{recipe.data.name} does not say what its classes are: set model.num_classes")
-    if names is None or (wanted is not None and wanted > len(names)):
-        # more outputs than classes are legitimate, such as those of a pretrained head
-        return tuple(str(label) for label in range(wanted or 0))
+    names = names or ()
     if wanted is not None and wanted < len(names):
         raise UserError(f"model.num_classes is {wanted}, but {recipe.data.name} has {len(names)} classes")
-    return names
+    # more outputs than classes are legitimate, such as those of a pretrained head
+    return (*names, *map(str, range(len(names), wanted or 0)))
 
 
 def _clean_images(recipe: Recipe, train: Any) -> Any:
@@ -275,16 +274,19 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         "world_size": world_size,
         "pin_memory": accelerator.device.type == "cuda",
     }
+    _check_takes_images(network, recipe)
     loader = train_loader(splits.train, recipe.data, collate_fn=_collate(recipe, rank), seed=recipe.seed, **common)
     clean, val = (
         eval_loader(dataset, recipe.data, batch_size=recipe.evaluate.batch_size, **common)
         for dataset in (splits.clean, splits.val)
     )
     model, wrapped_optimizer = accelerator.prepare(network, optimizer)
+    # the loop autocasts by itself; without this the bare network would too, and be measured in half precision
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     return Job(
         recipe=recipe,
         accelerator=accelerator,
-        classes=splits.classes,
+        splits=splits,
         network=network,
         model=model,
         torch_optimizer=optimizer,
@@ -294,6 +296,19 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         clean_loader=clean,
         val_loader=val,
     )
+
+
+def _check_takes_images(network: nn.Module, recipe: Recipe) -> None:
+    """Try the network on one image, before anything is written."""
+    size = input_spec(recipe.data).input_size
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, *size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{recipe.model.name} does not take images of data.input_size {list(size)}: {error} "
+            "Set data.input_size, or what model.args needs for it, such as {img_size: 32}."
+        ) from error
 
 
 def _collate(recipe: Recipe, rank: int) -> Any:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _TWO_ON_CPU = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 "
     "--mixed_precision no --dynamo_backend no --num_cpu_threads_per_process 1 --main_process_port 0 "
-    "-m cutmix_zoo.train ..."
+    "-m MODULE ..."
 )
 
 
@@ -35,7 +35,7 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
     if launched and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
         raise UserError(
             "accelerate was asked for several processes but started only this one, as it does with --cpu or "
-            f"without --multi_gpu. To train on the CPU with 2 processes: {_TWO_ON_CPU}"
+            f"without --multi_gpu. For 2 processes on the CPU: {_TWO_ON_CPU} (For one process: unset MASTER_ADDR.)"
         )
 
 
@@ -47,7 +47,8 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
         folder: where trackers write.
 
     Raises:
-        UserError: if a tracker's package is missing, or the launcher lost processes (:func:`check_launch`).
+        UserError: if a tracker's package is missing, the launcher lost processes (:func:`check_launch`), or
+            fp16 is asked for without a GPU.
     """
     check_launch()
     if "tensorboard" in trackers:
@@ -58,6 +59,8 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), log_with=list(trackers) or None, project_dir=str(folder) if folder else None
     )
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
+        raise UserError("fp16 needs a GPU, and Accelerate ignores it without one: use --mixed_precision bf16 or no.")
     # else each process would believe to be the only one, and all would write into one folder
     assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
     return accelerator

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timm.loss import SoftTargetCrossEntropy
 from timm.utils import distribute_bn
-from torch import Tensor
 from tqdm import tqdm
 
 from cutmix_zoo.errors import UserError
@@ -55,7 +54,8 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate) -> 
             line["images_per_second"] = job.images_per_epoch / seconds
             progress.metrics.append(line)
             _save(job, folder, progress)
-            bar.write(_describe(line, settings.epochs))
+            if job.accelerator.is_main_process:
+                bar.write(_describe(line, settings.epochs))
 
 
 def train_epoch(job: Job, epoch: int, bar: tqdm) -> dict[str, float]:
@@ -74,7 +74,7 @@ def train_epoch(job: Job, epoch: int, bar: tqdm) -> dict[str, float]:
     """
     criterion = SoftTargetCrossEntropy()
     job.model.train()
-    sums = torch.zeros(3, dtype=torch.float64, device=job.accelerator.device)
+    count, sums = 0, torch.zeros(2, dtype=torch.float64, device=job.accelerator.device)
     for step, batch in enumerate(job.train_loader.epoch(epoch)):
         update = epoch * job.updates_per_epoch + step
         job.schedule.step_update(update)
@@ -87,22 +87,17 @@ def train_epoch(job: Job, epoch: int, bar: tqdm) -> dict[str, float]:
         job.accelerator.backward(loss)
         job.optimizer.step()
         job.optimizer.zero_grad()
-        sums += _batch_sums(loss, logits, targets)
+        sums += torch.stack([loss.detach().double(), mixed_accuracy(logits.detach(), targets).double()]) * len(images)
+        count += len(images)
         bar.update(len(images) * job.accelerator.num_processes)
-    loss_sum, hits, count = job.reduce(sums).tolist()
+    loss_sum, hits = job.reduce(sums).tolist()
+    count *= job.accelerator.num_processes
     if not math.isfinite(loss_sum):
         raise UserError(
             f"the training loss of epoch {epoch + 1} is not a finite number (learning rate {job.lr:.3g}); "
             "lower optimizer.lr, or lengthen schedule.warmup_epochs. The last checkpoint is from before that epoch."
         )
     return {"lr": job.lr, "train_loss": loss_sum / count, "mixed_top1": hits / count}
-
-
-def _batch_sums(loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    count = torch.tensor(float(len(logits)), dtype=torch.float64, device=logits.device)
-    return (
-        torch.stack([loss.detach().double(), mixed_accuracy(logits.detach(), targets).double(), count / count]) * count
-    )
 
 
 def _measure(job: Job, epoch: int, evaluate: Evaluate) -> dict[str, float | None]:

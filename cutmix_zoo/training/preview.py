@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING
 from cutmix_zoo.data.loaders import train_loader
 from cutmix_zoo.mixing import IdentityPlan, collate_samples
 from cutmix_zoo.pictures import draw_mixed
-from cutmix_zoo.training.job import draw_mix, open_splits, resolve
+from cutmix_zoo.training.job import draw_mix
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cutmix_zoo.training.job import Splits
     from cutmix_zoo.training.settings import Recipe
 
 _STEPS = 50
 """How many batches of the first epoch are looked at for one that is mixed."""
 
 
-def draw_preview(recipe: Recipe, file: Path) -> None:
+def draw_preview(recipe: Recipe, splits: Splits, file: Path) -> None:
     """Draw the first batch of a run that is mixed, exactly as one process would train on it.
 
     With no mixing method, or where none of the first batches is mixed, the first batch is drawn as it is.
 
     Args:
-        recipe: a recipe.
+        recipe: a resolved recipe.
+        splits: its data.
         file: the picture to write; its ending names the format.
 
     Raises:
-        UserError: if the data is missing, or matplotlib is not installed.
+        UserError: if matplotlib is not installed, or an image cannot be read.
     """
-    splits = open_splits(recipe)
-    recipe = resolve(recipe, splits.classes)
     in_process = replace(recipe.data, workers=0)
     loader = train_loader(
         splits.train, in_process, collate_fn=collate_samples, num_classes=len(splits.classes), seed=recipe.seed

@@ -9,18 +9,17 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union
 
 import yaml
 
-from cutmix_zoo.errors import UserError
+from cutmix_zoo.errors import UserError, did_you_mean
 from cutmix_zoo.mixing import METHODS
 from cutmix_zoo.training.settings import Recipe
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
 RECIPE_FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[2] / "recipes")
 """Where shipped recipes are: inside an installed package, or beside the package in a checkout."""
@@ -56,16 +55,22 @@ def find_recipe(name_or_file: str | Path) -> Path:
         UserError: if there is neither.
     """
     file = Path(name_or_file)
-    if file.is_file():
-        return file
+    return file if file.is_file() else find_shipped(str(name_or_file))
+
+
+def find_shipped(name: str) -> Path:
+    """Find a shipped recipe by its name.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
     shipped = shipped_recipes()
-    if str(name_or_file) in shipped:
-        return shipped[str(name_or_file)]
-    near = get_close_matches(file.stem, shipped, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(
-        f"no recipe: {name_or_file} is neither a file nor a shipped recipe; {hint}`cutmix-zoo recipes` lists those."
-    )
+    if name not in shipped:
+        raise UserError(
+            f"no recipe: {name} is neither a file nor a shipped recipe; {did_you_mean(Path(name).stem, shipped)}"
+            "`cutmix-zoo recipes` lists those."
+        )
+    return shipped[name]
 
 
 def load_recipe(name_or_file: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe:
@@ -133,13 +138,13 @@ def _parse(file: Path) -> _Entry:
     try:
         loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
         node = loader.get_single_node()
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        if isinstance(node, yaml.MappingNode):
+            return _entry(loader, node, file, node.start_mark.line)
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # such as a date that does not exist, or bytes that are no text
         raise UserError(f"{file}: not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(node, yaml.MappingNode):
-        raise UserError(
-            f"{file}: a recipe is a mapping of keys to values; see the shipped ones (`cutmix-zoo recipes`)."
-        )
-    return _entry(loader, node, file, node.start_mark.line)
+    raise UserError(f"{file}: a recipe is a mapping of keys to values; see the shipped ones (`cutmix-zoo recipes`).")
 
 
 def _entry(loader: yaml.SafeLoader, node: yaml.Node, file: Path, line: int) -> _Entry:
@@ -160,7 +165,7 @@ def _override(root: _Entry, dotted: str, text: str) -> None:
     place = "command line"
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{place}: {dotted}: cannot read the value {text!r}; write it as in a YAML file.") from error
     *sections, last = dotted.split(".")
     entry = root
@@ -213,10 +218,9 @@ def _mix(entry: _Entry) -> Any:
     fields = dict(entry.value)
     name = fields.pop("name")
     if name.value not in METHODS:
-        near = get_close_matches(str(name.value), METHODS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(
-            f"{name.place}: mix.name: no method is called {name.value!r}; {hint}valid: {', '.join(METHODS)}."
+            f"{name.place}: mix.name: no method is called {name.value!r}; {did_you_mean(str(name.value), METHODS)}"
+            f"valid: {', '.join(METHODS)}."
         )
     return _build(METHODS[name.value], _Entry(fields, entry.place), "mix")
 
@@ -224,10 +228,10 @@ def _mix(entry: _Entry) -> Any:
 def _check_keys(entry: _Entry, path: str, valid: Mapping[str, Any]) -> None:
     for key, inner in entry.value.items():
         if key not in valid:
-            near = get_close_matches(key, valid, n=1)
-            hint = f"did you mean {_join(path, near[0])}? " if near else ""
+            nearest = did_you_mean(key, valid, prefix=_join(path, ""))
             where = f"of {path}" if path else "at the top level"
-            raise UserError(f"{inner.place}: {_join(path, key)}: unknown key; {hint}Keys {where}: {', '.join(valid)}.")
+            keys = ", ".join(valid)
+            raise UserError(f"{inner.place}: {_join(path, key)}: unknown key; {nearest}Keys {where}: {keys}.")
 
 
 def _typed(hint: Any, entry: _Entry, path: str) -> Any:
@@ -264,23 +268,23 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def recipe_difference(old: Recipe, new: Recipe, ignore: Sequence[str] = ()) -> list[str]:
+def recipe_difference(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:
     """Compare two recipes key by key.
 
     Args:
-        old: a recipe.
+        old: a recipe, as :func:`recipe_dict` gives it.
         new: another.
         ignore: dotted keys that may differ.
 
     Returns:
         One line for each key that differs, such as ``optimizer.lr: 0.1 -> 0.05``.
     """
-    before, after = _flat(recipe_dict(old)), _flat(recipe_dict(new))
+    before, after = _flat(old), _flat(new)
     keys = [key for key in {**before, **after} if key not in ignore]
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for key, value in tree.items():
         if isinstance(value, dict):

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cutmix_zoo.data.datasets import is_stream
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.training.checkpoint import Progress, check_checkpoint, list_checkpoints, read_progress
 from cutmix_zoo.training.files import read_json, write_json, write_lines, write_text
-from cutmix_zoo.training.recipe import dump_recipe, load_recipe, recipe_difference
+from cutmix_zoo.training.recipe import dump_recipe, load_recipe, recipe_dict, recipe_difference
 
 if TYPE_CHECKING:
     from cutmix_zoo.training.settings import Recipe
@@ -76,15 +77,14 @@ class RunFolder:
         return read_json(self.summary_file) if self.summary_file.exists() else None
 
 
-def find_start(folder: RunFolder, recipe: Recipe, resume: str | None, world_size: int) -> Path | None:
+def find_start(folder: RunFolder, progress: Progress, resume: str | None) -> Path | None:
     """Decide where a run starts, before anything is written.
 
     Args:
         folder: the run's folder.
-        recipe: what is to be trained, resolved.
+        progress: this launch at its beginning: its recipe, its processes, its precision.
         resume: ``None`` for a new run, ``"auto"`` to go on from the newest checkpoint if there is one, or the path of a
             checkpoint.
-        world_size: processes of this launch.
 
     Returns:
         The checkpoint to start from, or ``None`` to start from the beginning.
@@ -93,20 +93,23 @@ def find_start(folder: RunFolder, recipe: Recipe, resume: str | None, world_size
         UserError: if the folder holds something else, or the checkpoint does not fit.
     """
     if resume is None:
-        _check_unused(folder)
+        check_unused(folder)
         return None
-    if resume == "auto":
-        if not folder.recipe_file.exists():
-            _check_unused(folder)
-            return None
-        _check_same(load_recipe(folder.recipe_file), recipe, folder.recipe_file)
-        checkpoints = list_checkpoints(folder.checkpoints)
-        checkpoint = checkpoints[-1] if checkpoints else None
-    else:
-        checkpoint = Path(resume)
-    if checkpoint is not None:
-        _check_checkpoint(checkpoint, recipe, world_size)
-    return checkpoint
+    if resume != "auto":
+        checkpoint = Path(resume).resolve()
+        _check_checkpoint(checkpoint, progress)
+        if folder.path.resolve() != checkpoint.parent.parent:
+            check_unused(folder)
+        return checkpoint
+    if not folder.recipe_file.exists():
+        check_unused(folder)
+        return None
+    _check_same(recipe_dict(load_recipe(folder.recipe_file)), progress.recipe, folder.recipe_file)
+    checkpoints = list_checkpoints(folder.checkpoints)
+    if not checkpoints:
+        return None
+    _check_checkpoint(checkpoints[-1], progress)
+    return checkpoints[-1]
 
 
 def begin(folder: RunFolder, recipe: Recipe, start: Progress) -> None:
@@ -116,8 +119,14 @@ def begin(folder: RunFolder, recipe: Recipe, start: Progress) -> None:
         folder: the run's folder.
         recipe: what is trained, resolved.
         start: where the run starts.
+
+    Raises:
+        UserError: if the folder cannot be made.
     """
-    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder.path}: {error}; choose another folder with --output.") from error
     write_text(
         folder.recipe_file, f"# resolved by cutmix_zoo; trains again with --config THIS_FILE\n{dump_recipe(recipe)}"
     )
@@ -129,7 +138,12 @@ def begin(folder: RunFolder, recipe: Recipe, start: Progress) -> None:
     folder.write_status("running")
 
 
-def _check_unused(folder: RunFolder) -> None:
+def check_unused(folder: RunFolder) -> None:
+    """Check that a new run may write into a folder.
+
+    Raises:
+        UserError: if something is there.
+    """
     if folder.recipe_file.exists():
         raise UserError(
             f"{folder.path} holds a run already. To go on with it add --resume auto; "
@@ -140,22 +154,22 @@ def _check_unused(folder: RunFolder) -> None:
         raise UserError(f"{folder.path} is not an empty folder and not a run; choose a new folder with --output.")
 
 
-def _check_checkpoint(checkpoint: Path, recipe: Recipe, world_size: int) -> None:
+def _check_checkpoint(checkpoint: Path, progress: Progress) -> None:
     check_checkpoint(checkpoint)
-    written_by = checkpoint.parent.parent / "recipe.yaml"
-    if written_by.exists():
-        _check_same(load_recipe(written_by), recipe, written_by)
-    before = read_progress(checkpoint).world_size
-    if before != world_size:
-        raise UserError(
-            f"{checkpoint} was written by {before} processes and this launch has {world_size}; launch {before}."
-        )
+    before = read_progress(checkpoint)
+    _check_same(before.recipe, progress.recipe, checkpoint)
+    for key in ("world_size", "mixed_precision"):
+        old, new = getattr(before, key), getattr(progress, key)
+        if old != new:
+            raise UserError(f"cannot resume: {checkpoint} was written with {key} {old} and this launch has {new}.")
 
 
-def _check_same(old: Recipe, new: Recipe, file: Path) -> None:
-    difference = recipe_difference(old, new, ignore=MAY_DIFFER)
+def _check_same(old: dict[str, Any], new: dict[str, Any], place: Path) -> None:
+    # the order of a stream depends on how many workers read it
+    ignore = [key for key in MAY_DIFFER if key != "data.workers" or not is_stream(new["data"]["name"])]
+    difference = recipe_difference(old, new, ignore)
     if difference:
         raise UserError(
-            f"cannot resume: {file} is of another recipe ({'; '.join(difference)}). "
+            f"cannot resume: {place} is of another recipe ({'; '.join(difference)}). "
             "Give the run's own recipe, or choose a new folder with --output."
         )

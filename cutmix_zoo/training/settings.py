@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import timm
@@ -12,6 +11,7 @@ import timm.optim
 import cutmix_zoo.models  # noqa: F401  registers our models, so that a recipe may name them
 from cutmix_zoo.checks import require, require_count, require_positive
 from cutmix_zoo.data.settings import DataSettings
+from cutmix_zoo.errors import did_you_mean
 from cutmix_zoo.mixing import MixMethod
 
 
@@ -38,9 +38,8 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         if not self.name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(self.name):
-            near = get_close_matches(self.name, timm.list_models(), n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists the valid names."
-            raise ValueError(f"name: no model is called {self.name!r}; {hint}")
+            hint = did_you_mean(self.name, timm.list_models())
+            raise ValueError(f"name: no model is called {self.name!r}; {hint}timm.list_models() lists the valid names.")
         for key in ("in_chans", "num_classes"):
             value = getattr(self, key)
             require(value is None or value >= 1, f"{key} must be at least 1, got {value}")
@@ -95,10 +94,7 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         valid = timm.optim.list_optimizers()
         if self.name not in valid:
-            near = get_close_matches(self.name, valid, n=3)
-            hint = (
-                f"did you mean {' or '.join(near)}?" if near else "timm.optim.list_optimizers() lists the valid names."
-            )
+            hint = f"{did_you_mean(self.name, valid)}timm.optim.list_optimizers() lists the valid names."
             raise ValueError(f"name: no optimizer is called {self.name!r}; {hint}")
         require_positive("lr", self.lr)
         require(0 <= self.momentum < 1, f"momentum must be at least 0 and below 1, got {self.momentum}")
@@ -113,6 +109,7 @@ class ScheduleSettings:
         epochs: length of the run.
         name: ``multistep`` multiplies by ``gamma`` at each milestone; ``cosine`` falls to ``min_lr``.
         milestones: fractions of the run in (0, 1), rising; 0.5 of 300 epochs is the start of epoch 150, counted from 0.
+            What falls within an epoch waits for the next one.
         gamma: factor at each milestone.
         warmup_epochs: length of a linear rise from ``warmup_lr``, counted within ``epochs``.
         warmup_lr: learning rate of the first update where there is a warm-up.
@@ -136,8 +133,8 @@ class ScheduleSettings:
         require(rising, f"milestones must rise strictly between 0 and 1 (fractions of the run), got {self.milestones}")
         require(0 < self.gamma <= 1, f"gamma must be above 0 and at most 1, got {self.gamma}")
         require(
-            0 <= self.warmup_epochs < self.epochs,
-            f"warmup_epochs must be at least 0 and below epochs ({self.epochs}), got {self.warmup_epochs}",
+            0 <= self.warmup_epochs <= self.epochs,
+            f"warmup_epochs must be at least 0 and at most epochs ({self.epochs}), got {self.warmup_epochs}",
         )
         require(self.warmup_lr >= 0, f"warmup_lr must be at least 0, got {self.warmup_lr}")
         require(self.min_lr >= 0, f"min_lr must be at least 0, got {self.min_lr}")

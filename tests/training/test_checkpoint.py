@@ -36,7 +36,9 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
 def test_going_on_from_a_checkpoint_is_going_on(name: str, tmp_path: Path) -> None:
     model, optimizer = make(name)
     step(model, optimizer, 0)
-    progress = Progress([{"epoch": 1, "top1": 12.5, "val_loss": None}], images=4, seconds=0.5, world_size=2)
+    progress = Progress(
+        {"seed": 1}, [{"epoch": 1, "top1": 12.5, "val_loss": None}], images=4, seconds=0.5, world_size=2
+    )
     checkpoint = save_checkpoint(tmp_path, progress, model, optimizer, {"scale": 2.0})
     step(model, optimizer, 1)
 
@@ -56,7 +58,7 @@ def test_going_on_from_a_checkpoint_is_going_on(name: str, tmp_path: Path) -> No
 
 
 def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
-    checkpoint = save_checkpoint(tmp_path, Progress([{}] * 3), *make("sgd"), {})
+    checkpoint = save_checkpoint(tmp_path, Progress({}, [{}] * 3), *make("sgd"), {})
     assert checkpoint.name == "epoch-0003"
     assert sorted(file.suffix for file in checkpoint.iterdir()) == [".json", ".json", ".safetensors", ".safetensors"]
 
@@ -64,7 +66,7 @@ def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
 def test_half_written_checkpoints_are_not_listed_and_old_ones_pruned(tmp_path: Path) -> None:
     model, optimizer = make("sgd")
     for epoch in (1, 2, 10):
-        save_checkpoint(tmp_path, Progress([{}] * epoch), model, optimizer, {})
+        save_checkpoint(tmp_path, Progress({}, [{}] * epoch), model, optimizer, {})
     (tmp_path / "epoch-0011.part").mkdir()
     (tmp_path / "epoch-0011.part" / "checksums.json").write_text("{}")
     (tmp_path / "epoch-0012").mkdir()
@@ -78,7 +80,7 @@ def test_half_written_checkpoints_are_not_listed_and_old_ones_pruned(tmp_path: P
 def test_damage_is_recognised(file: str, damage: str, tmp_path: Path) -> None:
     model, optimizer = make("sgd")
     step(model, optimizer, 0)
-    checkpoint = save_checkpoint(tmp_path, Progress([{}]), model, optimizer, {})
+    checkpoint = save_checkpoint(tmp_path, Progress({}, [{}]), model, optimizer, {})
     check_checkpoint(checkpoint)
     damaged = checkpoint / file
     content = bytearray(damaged.read_bytes())
@@ -94,3 +96,11 @@ def test_damage_is_recognised(file: str, damage: str, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a checkpoint"):
         check_checkpoint(tmp_path)
+
+
+def test_a_state_that_would_need_a_pickle_is_refused(tmp_path: Path) -> None:
+    model, optimizer = make("adafactorbv")
+    step(model, optimizer, 0)
+    with pytest.raises(UserError, match=r"cannot be saved without pickles .* choose another optimizer.name"):
+        save_checkpoint(tmp_path, Progress({}, [{}]), model, optimizer, {})
+    assert list_checkpoints(tmp_path) == []

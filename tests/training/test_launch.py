@@ -23,3 +23,16 @@ def test_missing_tensorboard_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match=r"pip install 'cutmix_zoo\[tensorboard\]'"):
         make_accelerator(trackers=("tensorboard",))
+
+
+def test_fp16_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate.state import AcceleratorState
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        with pytest.raises(UserError, match="fp16 needs a GPU"):
+            make_accelerator()
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)

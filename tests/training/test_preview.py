@@ -23,22 +23,22 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_the_picture_is_the_first_mixed_batch_of_the_run(tiny_recipe: Recipe, drawn: list[Any], tmp_path: Path) -> None:
-    draw_preview(tiny_recipe, tmp_path / "p.png")
+    splits = open_splits(tiny_recipe)
+    draw_preview(tiny_recipe, splits, tmp_path / "p.png")
     (images, _, plan, classes, file), options = drawn[0]
     assert isinstance(plan, BoxPlan)
     assert (file, classes[0]) == (tmp_path / "p.png", "T-shirt/top")
     assert options["title"].startswith("quickstart, step ")
     assert tiny_recipe.mix is not None
     collate = MixCollate(tiny_recipe.mix, 10, seed=tiny_recipe.seed)
-    train = open_splits(tiny_recipe).train
-    loader = train_loader(train, tiny_recipe.data, collate_fn=collate, num_classes=10, seed=tiny_recipe.seed)
+    loader = train_loader(splits.train, tiny_recipe.data, collate_fn=collate, num_classes=10, seed=tiny_recipe.seed)
     step = int(options["title"].split("step ")[1].split(":")[0]) - 1
     assert torch.equal(list(loader.epoch(0))[step][0], images)
 
 
 def test_a_recipe_that_never_mixes_shows_its_first_batch(tiny_recipe: Recipe, drawn: list[Any], tmp_path: Path) -> None:
     for recipe in (replace(tiny_recipe, mix=None), replace(tiny_recipe, mix=CutMix(prob=0.0))):
-        draw_preview(recipe, tmp_path / "p.png")
+        draw_preview(recipe, open_splits(recipe), tmp_path / "p.png")
     for (_, _, plan, _, _), options in drawn:
         assert isinstance(plan, IdentityPlan)
         assert "step 1:" in options["title"]

@@ -2,10 +2,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from cutmix_zoo.errors import UserError
+from cutmix_zoo.known import known_dataset
 from cutmix_zoo.mixing import CutMix
+from cutmix_zoo.training.job import make_network, resolve
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.recipe import (
     dump_recipe,
@@ -78,7 +81,7 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
         (MINIMAL + "optimizer:\n  momentum: 1\n", 9, ["optimizer.momentum must be"]),
         (MINIMAL + "optimizer:\n  weight_decay: -1\n", 9, ["optimizer.weight_decay must be"]),
         (MINIMAL + "  gamma: 2\n", 8, ["schedule.gamma must be"]),
-        (MINIMAL + "  warmup_epochs: 2\n", 8, ["schedule.warmup_epochs must be"]),
+        (MINIMAL + "  warmup_epochs: 3\n", 8, ["schedule.warmup_epochs must be"]),
         (MINIMAL + "  warmup_lr: -2\n", 8, ["schedule.warmup_lr must be"]),
         (MINIMAL + "  min_lr: -2\n", 8, ["schedule.min_lr must be"]),
         (MINIMAL + "regularize:\n  label_smoothing: 1\n", 9, ["regularize.label_smoothing must be"]),
@@ -110,7 +113,7 @@ def test_mistakes_name_file_line_key_and_expectation(tmp_path: Path, text: str, 
         assert part in message
 
 
-@pytest.mark.parametrize("text", ["a: [", "- a\n", "", "\x00"])
+@pytest.mark.parametrize("text", ["a: [", "- a\n", "", "\x00", "seed: !foo 3\n", "seed: 2024-13-45\n"])
 def test_what_is_not_a_recipe_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"not a YAML file|a recipe is a mapping") as caught:
         load_recipe(write(tmp_path, text))
@@ -178,7 +181,20 @@ def test_paper_recipes_mix_as_the_authors_do() -> None:
     for name, prob in [("cifar100_pyramidnet200_cutmix", 0.5), ("imagenet_resnet50_cutmix", 1.0)]:
         assert load_recipe(name).mix == CutMix(prob=prob, **authors)
     baseline, cutmix = (load_recipe(f"cifar100_pyramidnet200_{kind}") for kind in ("baseline", "cutmix"))
-    assert recipe_difference(replace(baseline, mix=cutmix.mix, name=cutmix.name), cutmix) == []
+    assert (
+        recipe_difference(recipe_dict(replace(baseline, mix=cutmix.mix, name=cutmix.name)), recipe_dict(cutmix)) == []
+    )
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_makes_its_model(name: str) -> None:
+    recipe = load_recipe(name)
+    known = known_dataset(recipe.data.name)
+    assert known is not None
+    with torch.device("meta"):
+        network = make_network(resolve(recipe, known.classes or range(known.num_classes)))
+    assert network.num_classes == known.num_classes
+    assert network(torch.zeros(2, *known.input_size, device="meta")).shape == (2, known.num_classes)
 
 
 def test_every_key_that_is_listed_can_be_given() -> None:
@@ -195,10 +211,10 @@ def test_every_key_that_is_listed_can_be_given() -> None:
 
 
 def test_difference_names_keys_old_and_new() -> None:
-    old = load_recipe("quickstart")
-    new = load_recipe("quickstart", {"optimizer.lr": "0.5", "mix": "null", "data.workers": "7"})
+    old = recipe_dict(load_recipe("quickstart"))
+    new = recipe_dict(load_recipe("quickstart", {"optimizer.lr": "0.5", "mix": "null", "data.workers": "7"}))
     lines = recipe_difference(old, new, ignore=["data.workers"])
-    assert f"optimizer.lr: {old.optimizer.lr} -> 0.5" in lines
+    assert f"optimizer.lr: {old['optimizer']['lr']} -> 0.5" in lines
     assert any(line.startswith("mix.name: cutmix -> None") for line in lines)
     assert not any("workers" in line for line in lines)
     assert recipe_difference(old, old) == []

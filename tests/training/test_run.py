@@ -8,7 +8,7 @@ from torch import nn
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.training.checkpoint import Progress, list_checkpoints, save_checkpoint
 from cutmix_zoo.training.files import read_json, write_lines
-from cutmix_zoo.training.recipe import load_recipe
+from cutmix_zoo.training.recipe import load_recipe, recipe_dict
 from cutmix_zoo.training.run import RunFolder, begin, find_start
 from cutmix_zoo.training.settings import Recipe
 
@@ -18,12 +18,17 @@ def recipe() -> Recipe:
     return load_recipe("quickstart")
 
 
+def launch(recipe: Recipe) -> Progress:
+    return Progress(recipe_dict(recipe))
+
+
 def make_run(path: Path, recipe: Recipe, epochs: int, world_size: int = 1) -> RunFolder:
     folder = RunFolder(path)
-    begin(folder, recipe, Progress())
+    begin(folder, recipe, launch(recipe))
     model = nn.Linear(1, 1)
     for epoch in range(1, epochs + 1):
-        progress = Progress([{"epoch": number + 1} for number in range(epoch)], world_size=world_size)
+        lines = [{"epoch": number + 1} for number in range(epoch)]
+        progress = replace(launch(recipe), metrics=lines, world_size=world_size)
         write_lines(folder.metrics_file, progress.metrics)
         save_checkpoint(folder.checkpoints, progress, model, torch.optim.SGD(model.parameters()), {})
     return folder
@@ -31,33 +36,33 @@ def make_run(path: Path, recipe: Recipe, epochs: int, world_size: int = 1) -> Ru
 
 def test_a_new_or_empty_folder_starts_from_the_beginning(tmp_path: Path, recipe: Recipe) -> None:
     for path in (tmp_path / "new", tmp_path):
-        assert find_start(RunFolder(path), recipe, None, 1) is None
-        assert find_start(RunFolder(path), recipe, "auto", 1) is None
+        assert find_start(RunFolder(path), launch(recipe), None) is None
+        assert find_start(RunFolder(path), launch(recipe), "auto") is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path: Path, recipe: Recipe) -> None:
     folder = make_run(tmp_path / "run", recipe, epochs=1)
     with pytest.raises(UserError, match=r"holds a run already.*--resume auto.*--output"):
-        find_start(folder, recipe, None, 1)
+        find_start(folder, launch(recipe), None)
 
 
 @pytest.mark.parametrize("resume", [None, "auto"])
 def test_foreign_files_are_never_built_over(tmp_path: Path, recipe: Recipe, resume: str | None) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="not an empty folder and not a run"):
-        find_start(RunFolder(tmp_path), recipe, resume, 1)
+        find_start(RunFolder(tmp_path), launch(recipe), resume)
     with pytest.raises(UserError, match="not an empty folder and not a run"):
-        find_start(RunFolder(tmp_path / "thesis.tex"), recipe, resume, 1)
+        find_start(RunFolder(tmp_path / "thesis.tex"), launch(recipe), resume)
 
 
 def test_auto_takes_the_newest_checkpoint_and_a_path_the_one_it_names(tmp_path: Path, recipe: Recipe) -> None:
     folder = make_run(tmp_path / "run", recipe, epochs=3)
-    assert find_start(folder, recipe, "auto", 1) == folder.checkpoints / "epoch-0003"
+    assert find_start(folder, launch(recipe), "auto") == folder.checkpoints / "epoch-0003"
     second = folder.checkpoints / "epoch-0002"
-    assert find_start(folder, recipe, str(second), 1) == second
+    assert find_start(folder, launch(recipe), str(second)) == second
     with pytest.raises(UserError, match="is not a checkpoint"):
-        find_start(folder, recipe, str(tmp_path), 1)
+        find_start(folder, launch(recipe), str(tmp_path))
 
 
 def test_another_recipe_is_refused_with_the_difference(tmp_path: Path, recipe: Recipe) -> None:
@@ -65,20 +70,20 @@ def test_another_recipe_is_refused_with_the_difference(tmp_path: Path, recipe: R
     other = replace(recipe, optimizer=replace(recipe.optimizer, lr=0.5))
     for resume in ("auto", str(folder.checkpoints / "epoch-0001")):
         with pytest.raises(UserError, match=f"optimizer.lr: {recipe.optimizer.lr} -> 0.5"):
-            find_start(folder, other, resume, 1)
+            find_start(folder, launch(other), resume)
     harmless = replace(recipe, name="x", data=replace(recipe.data, workers=7, root="/elsewhere"))
-    assert find_start(folder, harmless, "auto", 1) is not None
+    assert find_start(folder, launch(harmless), "auto") is not None
 
 
 def test_another_number_of_processes_is_refused(tmp_path: Path, recipe: Recipe) -> None:
     folder = make_run(tmp_path / "run", recipe, epochs=1, world_size=2)
-    with pytest.raises(UserError, match="written by 2 processes and this launch has 1"):
-        find_start(folder, recipe, "auto", 1)
+    with pytest.raises(UserError, match="written with world_size 2 and this launch has 1"):
+        find_start(folder, launch(recipe), "auto")
 
 
 def test_going_back_forgets_what_came_after(tmp_path: Path, recipe: Recipe) -> None:
     folder = make_run(tmp_path / "run", recipe, epochs=3)
-    begin(folder, recipe, Progress([{"epoch": 1}, {"epoch": 2}]))
+    begin(folder, recipe, replace(launch(recipe), metrics=[{"epoch": 1}, {"epoch": 2}]))
     assert folder.metrics_file.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
     assert [file.name for file in list_checkpoints(folder.checkpoints)] == ["epoch-0001", "epoch-0002"]
     assert read_json(folder.status_file) == {"state": "running", "reason": ""}
@@ -88,3 +93,22 @@ def test_the_resolved_recipe_loads_again(tmp_path: Path, recipe: Recipe) -> None
     folder = make_run(tmp_path / "run", recipe, epochs=0)
     assert load_recipe(folder.recipe_file) == recipe
     assert folder.summary() is None
+
+
+def test_a_checkpoint_knows_its_recipe_wherever_it_lies(tmp_path: Path, recipe: Recipe) -> None:
+    folder = make_run(tmp_path / "run", recipe, epochs=1)
+    loose = (folder.checkpoints / "epoch-0001").rename(tmp_path / "loose")
+    new = RunFolder(tmp_path / "new")
+    assert find_start(new, launch(recipe), str(loose)) == loose
+    with pytest.raises(UserError, match="seed: 0 -> 9"):
+        find_start(new, launch(replace(recipe, seed=9)), str(loose))
+    with pytest.raises(UserError, match="mixed_precision no and this launch has bf16"):
+        find_start(new, replace(launch(recipe), mixed_precision="bf16"), str(loose))
+
+
+def test_the_workers_of_a_stream_may_not_change(tmp_path: Path, recipe: Recipe) -> None:
+    stream = replace(recipe, data=replace(recipe.data, name="wds/"))
+    folder = make_run(tmp_path / "run", stream, epochs=1)
+    other = replace(stream, data=replace(stream.data, workers=7))
+    with pytest.raises(UserError, match=r"data.workers: 2 -> 7"):
+        find_start(folder, launch(other), "auto")
