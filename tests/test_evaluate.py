@@ -62,7 +62,8 @@ def test_the_command_writes_once(
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("cifar_resnet8", "architecture without weights; train one"),
+        ("cifar_resnet14", "architecture without weights; train one"),
+        ("cifar_resnet8", r"with weights there are cifar_resnet8\.cutmix_fmnist_mini"),
         ("resnet18x", "cannot load 'resnet18x'"),
         ("nobody/nothing", "cannot load 'nobody/nothing' as 'hf-hub:nobody/nothing'"),
     ],

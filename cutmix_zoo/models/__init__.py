@@ -3,5 +3,9 @@
 from cutmix_zoo.models.cifar_pyramidnet import CifarPyramidNet
 from cutmix_zoo.models.cifar_resnet import CifarResNet
 from cutmix_zoo.models.export import export_model
+from cutmix_zoo.models.tags import add_tags
+from cutmix_zoo.zoo import zoo_table
+
+add_tags(zoo_table().values())
 
 __all__ = ["CifarPyramidNet", "CifarResNet", "export_model"]

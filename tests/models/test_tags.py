@@ -1,0 +1,71 @@
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+import cutmix_zoo.models.tags
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.models import cifar_resnet
+from cutmix_zoo.models.tags import add_tags
+from cutmix_zoo.store import weights_file
+from cutmix_zoo.zoo import zoo_table
+
+NAME = "cifar_resnet8.cutmix_fmnist_mini"
+
+
+def test_a_tag_loads_its_weights_with_its_own_config() -> None:
+    model = timm.create_model(NAME, pretrained=True)
+    weights = load_file(weights_file(zoo_table()[NAME]))
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    config = model.pretrained_cfg
+    assert (config["architecture"], config["tag"], tuple(config["input_size"])) == (*NAME.split("."), (1, 28, 28))
+    assert config["label_names"][9] == "Ankle boot"
+    assert timm.get_pretrained_cfg(NAME).license == "apache-2.0"
+    assert NAME in timm.list_pretrained("cifar_*")
+
+
+def test_a_tag_can_be_fine_tuned_to_other_classes_and_channels() -> None:
+    model = timm.create_model(NAME, pretrained=True, num_classes=3, in_chans=3)
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_the_architecture_without_a_tag_stays_what_it_was() -> None:
+    default = cifar_resnet.default_cfgs["cifar_resnet8"]
+    assert default.tags[0] == ""
+    assert not timm.is_model_pretrained("cifar_resnet8")
+    model = timm.create_model("cifar_resnet8")
+    assert (model.conv1.in_channels, model.num_classes) == (3, 10)
+    ours, plain = (asdict(timm.get_pretrained_cfg(name)) for name in ("cifar_resnet8", "cifar_resnet14"))
+    assert ours | {"architecture": None} == plain | {"architecture": None}
+
+
+def test_adding_twice_changes_nothing() -> None:
+    before = timm.list_models(include_tags=True), list(cifar_resnet.default_cfgs["cifar_resnet8"].tags)
+    add_tags(zoo_table().values())
+    after = timm.list_models(include_tags=True), list(cifar_resnet.default_cfgs["cifar_resnet8"].tags)
+    assert before == after
+    assert before[0].count(NAME) == 1
+
+
+def test_weights_are_checked_before_they_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = replace(zoo_table()[NAME], sha256="00")
+    monkeypatch.setattr(cutmix_zoo.models.tags, "zoo_table", lambda: {NAME: entry})
+    with pytest.raises(UserError, match="is damaged or was replaced"):
+        timm.create_model(NAME, pretrained=True)
+    timm.create_model(NAME)  # without weights there is nothing to check
+
+
+def test_other_models_of_timm_are_untouched(tmp_path: Path) -> None:
+    code = (
+        "import timm; options = dict(include_tags=True, exclude_filters='cifar_*');"
+        "names, modules = timm.list_models(**options), timm.list_modules();"
+        "import cutmix_zoo; assert timm.list_models(**options) == names;"
+        "assert set(modules) <= set(timm.list_modules())"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
