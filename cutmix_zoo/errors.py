@@ -24,6 +24,11 @@ class SampleError(UserError):
     """A :class:`UserError` about one sample, which in a launch of several processes only one of them meets."""
 
 
+def one_line(error: BaseException) -> str:
+    """Fold the message of another library's error into one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
     """Ask for the valid name that is nearest to a wrong one.
 

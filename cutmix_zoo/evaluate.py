@@ -19,7 +19,7 @@ from cutmix_zoo.data.datasets import check_labels, class_names, open_split
 from cutmix_zoo.data.loaders import eval_loader
 from cutmix_zoo.data.settings import MODEL_CONFIG_KEYS, DataSettings, input_spec
 from cutmix_zoo.data.transforms import to_input
-from cutmix_zoo.errors import UserError, refuse_existing, run_command
+from cutmix_zoo.errors import UserError, one_line, refuse_existing, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.training.files import write_json
 from cutmix_zoo.training.launch import make_accelerator
@@ -109,7 +109,7 @@ def load_network(model: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True)
     except (RuntimeError, OSError, ValueError) as error:
-        raise UserError(f"cannot load {model!r} as {name!r}: {' '.join(str(error).split())}") from error
+        raise UserError(f"cannot load {model!r} as {name!r}: {one_line(error)}") from error
 
 
 def _timm_name(model: str) -> str:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from cutmix_zoo.data.fashion_mnist import MINI_ROOT, FashionMNIST
 from cutmix_zoo.data.sampler import local_batch_size
 from cutmix_zoo.data.settings import DataSettings, input_spec
-from cutmix_zoo.errors import UserError, did_you_mean
+from cutmix_zoo.errors import UserError, did_you_mean, one_line
 from cutmix_zoo.known import known_dataset
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _open_with_timm(settings: DataSettings, split: Split, split_name: str, *, se
     except _OPEN_ERRORS as error:
         raise UserError(
             f"cannot open split {split_name!r} of {settings.name} in {settings.root}: "
-            f"{' '.join(str(error).split()) or type(error).__name__}. Check data.root and the split's name, "
+            f"{one_line(error)}. Check data.root and the split's name, "
             "or set data.download to true where the dataset can be downloaded"
         ) from error
     if "" in (_class_to_idx(dataset) or {}):

@@ -16,7 +16,7 @@ from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_nam
 from cutmix_zoo.data.loaders import EvalLoader, TrainLoader, eval_loader, train_loader
 from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.data.transforms import to_input
-from cutmix_zoo.errors import UserError
+from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.keys import Stream, generator_for, isolated_rng
 from cutmix_zoo.mixing import IdentityPlan, MixCollate, MixPlan, collate_samples, plan_for
 from cutmix_zoo.training.schedule import make_schedule
@@ -217,7 +217,7 @@ def make_network(recipe: Recipe) -> nn.Module:
             )
     except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"cannot make model {recipe.model.name!r} with {arguments or 'no arguments'}: {error}"
+            f"cannot make model {recipe.model.name!r} with {arguments or 'no arguments'}: {one_line(error)}"
         ) from error
 
 
@@ -246,7 +246,7 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
             **settings.args,
         )
     except (TypeError, ValueError) as error:
-        raise UserError(f"cannot make optimizer {settings.name!r} with {settings.args}: {error}") from error
+        raise UserError(f"cannot make optimizer {settings.name!r} with {settings.args}: {one_line(error)}") from error
 
 
 def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
@@ -306,7 +306,7 @@ def _check_takes_images(network: nn.Module, recipe: Recipe) -> None:
             network.eval()(torch.zeros(1, *size))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"{recipe.model.name} does not take images of data.input_size {list(size)}: {error} "
+            f"{recipe.model.name} does not take images of data.input_size {list(size)}: {one_line(error)} "
             "Set data.input_size, or what model.args needs for it, such as {img_size: 32}."
         ) from error
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union
 
 import yaml
 
-from cutmix_zoo.errors import UserError, did_you_mean
+from cutmix_zoo.errors import UserError, did_you_mean, one_line
 from cutmix_zoo.mixing import METHODS
 from cutmix_zoo.training.settings import Recipe
 
@@ -143,7 +143,7 @@ def _parse(file: Path) -> _Entry:
     except UserError:
         raise
     except (yaml.YAMLError, ValueError) as error:  # such as a date that does not exist, or bytes that are no text
-        raise UserError(f"{file}: not a YAML file: {' '.join(str(error).split())}") from error
+        raise UserError(f"{file}: not a YAML file: {one_line(error)}") from error
     raise UserError(f"{file}: a recipe is a mapping of keys to values; see the shipped ones (`cutmix-zoo recipes`).")
 
 
