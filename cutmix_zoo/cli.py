@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutmix_zoo.errors import refuse_existing, run_command
+from cutmix_zoo.errors import UserError, refuse_existing, run_command
 from cutmix_zoo.training.recipe import find_shipped, shipped_recipes
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ def recipes(arguments: Sequence[str]) -> None:
     source = find_shipped(options.copy)
     target: Path = options.output or Path(f"{options.copy}.yaml")
     refuse_existing(target)
-    target.write_bytes(source.read_bytes())
+    try:
+        target.write_bytes(source.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error}") from error
     _print(f"wrote {target}; train it with: cutmix-zoo train --config {target}")
 
 
@@ -54,6 +57,8 @@ def preview(arguments: Sequence[str]) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.png", help="the picture to write")
     options, rest = parser.parse_known_args(arguments)
     recipe = load_recipe(options.config, split_overrides(rest))
+    if not options.output.suffix:
+        raise UserError(f"{options.output} has no ending that names a picture's format; call it {options.output}.png")
     refuse_existing(options.output)
     splits = open_splits(recipe)
     draw_preview(resolve(recipe, splits.classes), splits, options.output)

@@ -57,7 +57,7 @@ def refuse_existing(file: Path) -> None:
         UserError: if the file exists, or its folder cannot be made.
     """
     if file.exists():
-        raise UserError(f"{file} exists and is not overwritten; name another with --output.")
+        raise UserError(f"{file} exists and is not overwritten; choose another file.")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,8 +78,8 @@ def run_command(command: Callable[[Sequence[str]], None], program: str, argument
     try:
         command(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        # all processes of a launch meet the same mistake, unless it is about a sample
-        if os.environ.get("RANK", "0") == "0" or isinstance(error, SampleError):
+        # all processes of a machine meet the same mistake, unless it is about a sample
+        if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, SampleError):
             sys.stderr.write(f"{program}: error: {error}\n")
         return 2
     except KeyboardInterrupt:

@@ -70,7 +70,8 @@ def evaluate(
     settings = _with_preprocessing(settings, network)
     changes: dict[str, Any] = {"root": root, "val_split": split, "workers": workers}
     settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
-    dataset = open_split(settings, "val")
+    with accelerator.local_main_process_first():
+        dataset = open_split(settings, "val")
     _check_classes(network, class_names(dataset, settings), settings.name)
     check_labels(dataset, network.num_classes)  # type: ignore[arg-type]
     runtime = RuntimeSettings() if recipe is None else recipe.runtime
@@ -108,7 +109,7 @@ def load_network(model: str) -> nn.Module:
     name = _timm_name(model)
     try:
         return timm.create_model(name, pretrained=True)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"cannot load {model!r} as {name!r}: {one_line(error)}") from error
 
 
@@ -120,9 +121,9 @@ def _timm_name(model: str) -> str:
     if folder.is_dir():
         raise UserError(f"{model} has no model: neither config.json nor model/config.json; has its run finished?")
     if timm.is_model(model) and not timm.is_model_pretrained(model):
-        tagged = timm.list_pretrained(f"{model}.*")
+        tagged = timm.list_pretrained(f"{model.partition('.')[0]}.*")
         hint = f"with weights there are {', '.join(tagged[:5])}" if tagged else "train one and give its run folder"
-        raise UserError(f"{model} is an architecture without weights; {hint}.")
+        raise UserError(f"no weights are known for {model}; {hint}.")
     is_hub_id = "/" in model and ":" not in model
     return f"hf-hub:{model}" if is_hub_id else model
 
@@ -131,7 +132,10 @@ def _with_preprocessing(settings: DataSettings, network: nn.Module) -> DataSetti
     config = resolve_model_data_config(network)
     if config["crop_mode"] != "center":
         raise UserError(f"the model asks for crop_mode {config['crop_mode']!r}; only 'center' can be evaluated so far.")
-    return replace(settings, **{key: config[key] for key in MODEL_CONFIG_KEYS})
+    try:
+        return replace(settings, **{key: config[key] for key in MODEL_CONFIG_KEYS})
+    except ValueError as error:
+        raise UserError(f"the model asks for preprocessing that cannot be made: {error}.") from error
 
 
 def _check_classes(network: nn.Module, names: Sequence[str] | None, dataset: str) -> None:

@@ -43,7 +43,7 @@ def train(recipe: Recipe, output: str | Path | None = None, resume: str | Path |
 
     Args:
         recipe: what to train; see :func:`~cutmix_zoo.training.recipe.load_recipe`.
-        output: the run's folder; ``None`` takes the folder of the checkpoint that ``resume`` names, else
+        output: the run's folder; ``None`` takes the run that the checkpoint of ``resume`` lies in, else
             ``runs/<name of the recipe>``.
         resume: ``"auto"`` goes on from the newest checkpoint in the folder, or starts if there is none; a path goes on
             from that checkpoint; ``None`` starts, and refuses a folder that holds a run.
@@ -76,8 +76,12 @@ def train(recipe: Recipe, output: str | Path | None = None, resume: str | Path |
 
 
 def default_output(recipe: Recipe, resume: str | None) -> Path:
-    """Choose the folder of a run whose launch names none."""
-    return Path("runs", recipe.name) if resume in (None, "auto") else Path(str(resume)).resolve().parent.parent
+    """Choose the folder of a run whose launch names none: that of the checkpoint, if it lies in a run."""
+    if resume not in (None, "auto"):
+        checkpoints = Path(str(resume)).resolve().parent
+        if RunFolder(checkpoints.parent).checkpoints == checkpoints:
+            return checkpoints.parent
+    return Path("runs", recipe.name)
 
 
 def _load(job: Job, checkpoint: Path) -> Progress:

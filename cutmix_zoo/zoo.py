@@ -18,12 +18,14 @@ class ZooEntry:
         name: ``architecture.tag``, what ``timm.create_model`` is called with.
         sha256: of the safetensors file, in hexadecimal.
         recipe: the shipped recipe that made them.
-        dataset: what they were trained and measured on; a name of the table of known datasets, which has the rest of
-            what the network has to know.
+        dataset: what they were trained and measured on; a name of the table of known datasets, which has the input
+            size, mean, standard deviation and label names.
         top1: accuracy on the validation split of ``dataset``, in percent; ``cutmix-zoo evaluate`` measures it again.
         license: of the weights.
         description: one sentence.
         paper: its arXiv number, ``arXiv:NNNN.NNNNN``.
+        interpolation: how images are resized for them.
+        crop_pct: share of the resized image's side that evaluation keeps.
     """
 
     name: str
@@ -34,6 +36,8 @@ class ZooEntry:
     license: str
     description: str
     paper: str
+    interpolation: str
+    crop_pct: float
 
     @property
     def architecture(self) -> str:

@@ -97,7 +97,11 @@ def test_mistakes_are_one_line_without_a_traceback_and_a_status(tmp_path: Path) 
             "did you mean optimizer.lr?",
         ),
         (["cutmix_zoo.train", "--config", "quickstart", "--data.name", "fashion_mnist"], 2, "data.root"),
-        (["cutmix_zoo.evaluate", "cifar_resnet8", "--on", "fashion_mnist_mini"], 2, "architecture without weights"),
+        (
+            ["cutmix_zoo.evaluate", "cifar_resnet8", "--on", "fashion_mnist_mini"],
+            2,
+            "no weights are known for cifar_resnet8",
+        ),
     ]:
         done = run(*arguments, folder=tmp_path)
         assert done.returncode == status, done.stderr
@@ -120,7 +124,7 @@ def test_what_is_the_users_is_one_line_and_what_is_ours_keeps_its_traceback(
     assert capsys.readouterr().err == "prog: error: do this\n"
     assert run_command(fail(KeyboardInterrupt()), "prog", []) == 130  # type: ignore[arg-type]
     assert capsys.readouterr().err == "prog: interrupted\n"
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     assert run_command(fail(UserError("once")), "prog", []) == 2  # type: ignore[arg-type]
     assert run_command(fail(SampleError("a broken image")), "prog", []) == 2  # type: ignore[arg-type]
     assert capsys.readouterr().err == "prog: error: a broken image\n"
@@ -149,5 +153,7 @@ def test_no_command_overwrites_a_file(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="exists and is not overwritten"):
             command([*arguments, str(mine)])
     assert mine.read_text() == "precious"
+    with pytest.raises(UserError, match=r"has no ending .* call it .*mine.png"):
+        command(["preview", "--config", "quickstart", "--output", str(tmp_path / "mine")])
     with pytest.raises(UserError, match=r"cannot write .*foo"):
         command(["preview", "--config", "quickstart", "--output", str(tmp_path / "p.foo")])

@@ -62,8 +62,9 @@ def test_the_command_writes_once(
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("cifar_resnet14", "architecture without weights; train one"),
+        ("cifar_resnet14", "no weights are known for cifar_resnet14; train one"),
         ("cifar_resnet8", r"with weights there are cifar_resnet8\.cutmix_fmnist_mini"),
+        ("cifar_resnet8.cutmix_fmnist_min", r"with weights there are cifar_resnet8\.cutmix_fmnist_mini"),
         ("resnet18x", "cannot load 'resnet18x'"),
         ("nobody/nothing", "cannot load 'nobody/nothing' as 'hf-hub:nobody/nothing'"),
     ],
@@ -120,3 +121,27 @@ def test_counts_are_checked_by_the_parser(option: str, value: str, capsys: pytes
     with pytest.raises(SystemExit):
         command(["model", option, value])
     assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{"crop_pct": 1.15}, {"interpolation": "random"}])
+def test_preprocessing_that_cannot_be_made_is_refused(
+    change: dict[str, object], tiny_data: Path, tmp_path: Path
+) -> None:
+    model = timm.create_model("cifar_resnet8", num_classes=10)
+    config = {
+        "input_size": (3, 32, 32),
+        "mean": (0.5,) * 3,
+        "std": (0.2,) * 3,
+        "interpolation": "nearest",
+        "crop_pct": 1.0,
+    }
+    export_model(model, tmp_path / "zoo", data_config=config | change, label_names=None, provenance={})
+    with pytest.raises(UserError, match="preprocessing that cannot be made"):
+        evaluate(str(tmp_path / "zoo"), "fashion_mnist", root=str(tiny_data), workers=0)
+
+
+@pytest.mark.parametrize("config", ["{}", '{"model_type": "vit"}', "{"])
+def test_a_folder_with_a_foreign_config_is_refused(config: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match="cannot load"):
+        load_network(str(tmp_path))

@@ -117,6 +117,18 @@ def test_a_checkpoint_starts_a_new_folder_and_never_replaces_one(finished: tuple
     assert (weights(other), (tmp_path / "mine" / "metrics.jsonl").read_text()) == (before, "precious")
 
 
+def test_a_loose_checkpoint_starts_a_run_of_its_own(
+    finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, folder = finished
+    shutil.copytree(folder / "checkpoints" / "epoch-0002", tmp_path / "backup" / "epoch-0002")
+    (tmp_path / "summary.json").write_text("precious")
+    monkeypatch.chdir(tmp_path)
+    train(recipe, resume="backup/epoch-0002")
+    assert (tmp_path / "summary.json").read_text() == "precious"
+    assert weights(tmp_path / "runs" / "quickstart") == weights(folder)
+
+
 def test_a_relative_checkpoint_goes_on_in_its_own_run(
     finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +167,8 @@ def test_what_cannot_be_trained_is_said_before_anything_is_written(
 ) -> None:
     recipe, _ = finished
     for model, message in [
-        (replace(recipe.model, name="vit_tiny_patch16_224"), "does not take images of data.input_size"),
+        (replace(recipe.model, name="vit_tiny_patch16_224"), "does not classify images of data.input_size"),
+        (replace(recipe.model, args={"features_only": True}), "gives list where logits"),
         (replace(recipe.model, args={"nonsense": 1}), "cannot make model 'cifar_resnet8' with {'nonsense': 1}"),
         (replace(recipe.model, num_classes=3), "model.num_classes is 3, but fashion_mnist has 10 classes"),
         (replace(recipe.model, in_chans=3), "model.in_chans is 3, but data.input_size has 1 channels"),

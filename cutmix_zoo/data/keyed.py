@@ -100,7 +100,8 @@ class KeyedStream(IterableDataset[Sample]):
 
     The ``n``-th sample that worker ``w`` of ``W`` reads on a rank gets ``index = (n * W + w) *
     world_size + rank``, and the step at which a loader with ``W`` workers will hand it over. So an epoch is
-    repeatable if it is read from its start by the same number of workers and processes.
+    repeatable if it is read from its start by the same number of workers and processes. An image that
+    timm's reader cannot decode may be dropped by the reader itself, without a word.
 
     Args:
         dataset: iterates over (PIL image, label); timm's readers give each rank and worker its share.

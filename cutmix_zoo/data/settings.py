@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from cutmix_zoo.checks import require, require_count, require_fraction
+from cutmix_zoo.checks import require, require_choice, require_count, require_fraction
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import known_dataset
+
+Crop = Literal["pad", "random_resized", "none"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 MODEL_CONFIG_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct")
 """The settings that belong to a trained model too: what its evaluation has to know."""
@@ -61,14 +64,14 @@ class DataSettings:
     std: tuple[float, ...] | None = None
     batch_size: int = 128
     workers: int = 2
-    crop: Literal["pad", "random_resized", "none"] = "pad"
+    crop: Crop = "pad"
     pad: int = 4
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: float = 0.5
     color_jitter: float = 0.0
     lighting: float = 0.0
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     crop_pct: float = 1.0
 
     def __post_init__(self) -> None:
@@ -83,6 +86,8 @@ class DataSettings:
             f"ratio must be 0 < low <= high, got {self.ratio}",
         )
         require_fraction("hflip", self.hflip)
+        require_choice("interpolation", self.interpolation, get_args(Interpolation))
+        require_choice("crop", self.crop, get_args(Crop))
         require(0 < self.crop_pct <= 1, f"crop_pct must be in (0, 1], got {self.crop_pct}")
         for key in ("workers", "pad", "color_jitter", "lighting"):
             value = getattr(self, key)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from timm.models import model_entrypoint, register_model
+from timm.models import PretrainedCfg, model_entrypoint, register_model
 
 from cutmix_zoo.known import KNOWN_DATASETS
 from cutmix_zoo.store import check_weights, weights_file
-from cutmix_zoo.zoo import zoo_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,35 +34,43 @@ def add_tags(entries: Iterable[ZooEntry]) -> None:
         default = sys.modules[entrypoint.__module__].default_cfgs[entry.architecture]
         if entry.tag in default.cfgs:
             continue
-        data = KNOWN_DATASETS[entry.dataset]
-        default.cfgs[entry.tag] = replace(
-            default.cfgs[default.tags[0]],
-            file=str(weights_file(entry)),
-            tag=entry.tag,
-            license=entry.license,
-            description=entry.description,
-            origin_url=None,
-            paper_ids=entry.paper,
-            input_size=data.input_size,
-            mean=data.mean,
-            std=data.std,
-            num_classes=data.num_classes,
-            label_names=data.classes,
-        )
+        default.cfgs[entry.tag] = _config(entry, default.cfgs[default.tags[0]])
         default.tags.append(entry.tag)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Overwriting")
-            register_model(_verified(entrypoint))
+            register_model(_verified(entrypoint, entry))
 
 
-def _verified(entrypoint: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Let an entry point check the weights before timm loads them."""
+def _config(entry: ZooEntry, architecture: PretrainedCfg) -> PretrainedCfg:
+    """Describe the weights: of the architecture's config only what is about its structure stays."""
+    data = KNOWN_DATASETS[entry.dataset]
+    return PretrainedCfg(
+        architecture=entry.architecture,
+        file=str(weights_file(entry)),
+        tag=entry.tag,
+        license=entry.license,
+        description=entry.description,
+        paper_ids=entry.paper,
+        input_size=data.input_size,
+        mean=data.mean,
+        std=data.std,
+        num_classes=data.num_classes,
+        label_names=data.classes,
+        interpolation=entry.interpolation,
+        crop_pct=entry.crop_pct,
+        fixed_input_size=architecture.fixed_input_size,
+        pool_size=architecture.pool_size,
+        first_conv=architecture.first_conv,
+        classifier=architecture.classifier,
+    )
+
+
+def _verified(entrypoint: Callable[..., nn.Module], entry: ZooEntry) -> Callable[..., nn.Module]:
+    """Let an entry point check the weights of a tag before timm loads them."""
 
     @functools.wraps(entrypoint)
     def make(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        tag = kwargs.get("pretrained_cfg")
-        entry = zoo_table().get(f"{entrypoint.__name__}.{tag}") if isinstance(tag, str) else None
-        if pretrained and entry is not None:
+        if pretrained and kwargs.get("pretrained_cfg") == entry.tag:
             check_weights(entry)
         return entrypoint(pretrained=pretrained, **kwargs)
 

@@ -111,7 +111,11 @@ def check_checkpoint(checkpoint: Path) -> None:
         raise UserError(
             f"{checkpoint} is not a checkpoint: it has no {_SUMS}; give a folder such as RUN/checkpoints/epoch-0003."
         )
-    for name, expected in read_json(checkpoint / _SUMS).items():
+    try:
+        sums = read_json(checkpoint / _SUMS)
+    except ValueError as error:
+        raise UserError(f"{checkpoint / _SUMS} is damaged; resume from another checkpoint.") from error
+    for name, expected in sums.items():
         file = checkpoint / name
         if not file.is_file() or _sha256(file) != expected:
             raise UserError(

@@ -245,7 +245,7 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
             filter_bias_and_bn=not settings.decay_all,
             **settings.args,
         )
-    except (TypeError, ValueError) as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"cannot make optimizer {settings.name!r} with {settings.args}: {one_line(error)}") from error
 
 
@@ -303,10 +303,14 @@ def _check_takes_images(network: nn.Module, recipe: Recipe) -> None:
     size = input_spec(recipe.data).input_size
     try:
         with torch.inference_mode():
-            network.eval()(torch.zeros(1, *size))
-    except (AssertionError, RuntimeError, ValueError) as error:
+            logits = network.eval()(torch.zeros(1, *size))
+        if not isinstance(logits, Tensor) or logits.shape != (1, recipe.model.num_classes):
+            raise ValueError(
+                f"it gives {type(logits).__name__} where logits (1, {recipe.model.num_classes}) were expected."
+            )
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"{recipe.model.name} does not take images of data.input_size {list(size)}: {one_line(error)} "
+            f"{recipe.model.name} does not classify images of data.input_size {list(size)}: {one_line(error)} "
             "Set data.input_size, or what model.args needs for it, such as {img_size: 32}."
         ) from error
 

@@ -67,8 +67,8 @@ def find_shipped(name: str) -> Path:
     shipped = shipped_recipes()
     if name not in shipped:
         raise UserError(
-            f"no recipe: {name} is neither a file nor a shipped recipe; {did_you_mean(Path(name).stem, shipped)}"
-            "`cutmix-zoo recipes` lists those."
+            f"{name} is neither the path of a recipe file nor a shipped recipe; "
+            f"{did_you_mean(Path(name).stem, shipped)}`cutmix-zoo recipes` lists those."
         )
     return shipped[name]
 
@@ -217,7 +217,7 @@ def _mix(entry: _Entry) -> Any:
         raise UserError(f"{entry.place}: mix: expected null, or a section with a name ({', '.join(METHODS)}).")
     fields = dict(entry.value)
     name = fields.pop("name")
-    if name.value not in METHODS:
+    if not isinstance(name.value, str) or name.value not in METHODS:
         raise UserError(
             f"{name.place}: mix.name: no method is called {name.value!r}; {did_you_mean(str(name.value), METHODS)}"
             f"valid: {', '.join(METHODS)}."

@@ -98,7 +98,7 @@ def find_start(folder: RunFolder, progress: Progress, resume: str | None) -> Pat
     if resume != "auto":
         checkpoint = Path(resume).resolve()
         _check_checkpoint(checkpoint, progress)
-        if folder.path.resolve() != checkpoint.parent.parent:
+        if checkpoint.parent != folder.checkpoints.resolve():
             check_unused(folder)
         return checkpoint
     if not folder.recipe_file.exists():

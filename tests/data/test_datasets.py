@@ -267,6 +267,7 @@ def test_webdataset(webdataset_folder: Path, caplog: pytest.LogCaptureFixture) -
 
 
 @pytest.mark.filterwarnings("ignore")  # that package's own
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # datasets leaves a file open while it casts
 def test_hugging_face_datasets(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hf = pytest.importorskip("datasets")
     features = hf.Features({"picture": hf.Image(), "kind": hf.ClassLabel(names=["ant", "bee", "cat"])})

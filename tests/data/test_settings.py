@@ -21,6 +21,8 @@ from cutmix_zoo.known import KNOWN_DATASETS
         ("scale", (0.5, 1.1), "0 < low <= high <= 1"),
         ("ratio", (2.0, 1.0), "0 < low <= high"),
         ("ratio", (0.0, 1.0), "0 < low <= high"),
+        ("interpolation", "random", "one of nearest, bilinear, bicubic, lanczos, got 'random'"),
+        ("crop", "centre", "one of pad, random_resized, none, got 'centre'"),
         ("hflip", 1.5, "a number from 0 to 1, got 1.5"),
         ("hflip", -0.5, "a number from 0 to 1"),
         ("color_jitter", -0.1, "at least 0"),

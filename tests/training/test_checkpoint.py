@@ -93,6 +93,13 @@ def test_damage_is_recognised(file: str, damage: str, tmp_path: Path) -> None:
         check_checkpoint(checkpoint)
 
 
+def test_damaged_checksums_are_recognised(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path, Progress({}, [{}]), *make("sgd"), {})
+    (checkpoint / "checksums.json").write_text("{")
+    with pytest.raises(UserError, match=r"checksums.json is damaged"):
+        check_checkpoint(checkpoint)
+
+
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a checkpoint"):
         check_checkpoint(tmp_path)

@@ -69,6 +69,7 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
         (MINIMAL + "  milestones: [0.75, 0.5]\n", 8, ["schedule.milestones must rise"]),
         (MINIMAL + "  milestones: 0.5\n", 8, ["schedule.milestones", "a list of float"]),
         (MINIMAL + "mix:\n  name: cutmx\n", 9, ["mix.name", "did you mean cutmix?"]),
+        (MINIMAL + "mix:\n  name: [cutmix]\n", 9, ["mix.name", "no method is called ['cutmix']"]),
         (MINIMAL + "mix: cutmix\n", 8, ["mix", "null, or a section"]),
         (MINIMAL + "mix:\n  name: cutmix\n  alfa: 1\n", 10, ["mix.alfa", "did you mean mix.alpha?"]),
         (MINIMAL + "mix:\n  name: cutmix\n  alpha: -1\n", 10, ["mix.alpha", "-1"]),
@@ -161,7 +162,7 @@ def test_find_recipe_names_the_nearest_shipped_one(tmp_path: Path) -> None:
     assert find_recipe("quickstart").name == "quickstart.yaml"
     with pytest.raises(UserError, match="did you mean quickstart"):
         find_recipe("quickstrat")
-    with pytest.raises(UserError, match="neither a file nor a shipped recipe"):
+    with pytest.raises(UserError, match="neither the path of a recipe file nor a shipped recipe"):
         find_recipe(tmp_path / "none.yaml")
 
 
