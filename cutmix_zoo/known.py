@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -64,63 +64,46 @@ _CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 _FASHION_MNIST_MEAN = (0.28604,)
 _FASHION_MNIST_STD = (0.35302,)
 
-_FASHION_MNIST_HOME = "https://github.com/zalandoresearch/fashion-mnist"
-_CIFAR_HOME = "https://www.cs.toronto.edu/~kriz/cifar.html"
-_CIFAR_LICENCE = "none stated; its authors ask to cite Krizhevsky, 2009"
+
+_FASHION_MNIST = KnownDataset(
+    name="fashion_mnist",
+    input_size=(1, 28, 28),
+    mean=_FASHION_MNIST_MEAN,
+    std=_FASHION_MNIST_STD,
+    num_classes=10,
+    classes=_FASHION_MNIST_CLASSES,
+    licence="MIT",
+    homepage="https://github.com/zalandoresearch/fashion-mnist",
+)
+_CIFAR10 = KnownDataset(
+    name="cifar10",
+    input_size=(3, 32, 32),
+    mean=_CIFAR_MEAN,
+    std=_CIFAR_STD,
+    num_classes=10,
+    classes=_CIFAR10_CLASSES,
+    licence="none stated; its authors ask to cite Krizhevsky, 2009",
+    homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+)
+_IMAGENET = KnownDataset(
+    name="imagenet",
+    input_size=(3, 224, 224),
+    mean=IMAGENET_DEFAULT_MEAN,
+    std=IMAGENET_DEFAULT_STD,
+    num_classes=1000,
+    classes=(),
+    licence="ImageNet terms of access: non-commercial research and education",
+    homepage="https://www.image-net.org",
+)
 
 KNOWN_DATASETS: dict[str, KnownDataset] = {
     known.name: known
     for known in (
-        KnownDataset(
-            name="fashion_mnist",
-            input_size=(1, 28, 28),
-            mean=_FASHION_MNIST_MEAN,
-            std=_FASHION_MNIST_STD,
-            num_classes=10,
-            classes=_FASHION_MNIST_CLASSES,
-            licence="MIT",
-            homepage=_FASHION_MNIST_HOME,
-        ),
-        KnownDataset(
-            name="fashion_mnist_mini",
-            input_size=(1, 28, 28),
-            mean=_FASHION_MNIST_MEAN,
-            std=_FASHION_MNIST_STD,
-            num_classes=10,
-            classes=_FASHION_MNIST_CLASSES,
-            licence="MIT",
-            homepage=_FASHION_MNIST_HOME,
-        ),
-        KnownDataset(
-            name="cifar10",
-            input_size=(3, 32, 32),
-            mean=_CIFAR_MEAN,
-            std=_CIFAR_STD,
-            num_classes=10,
-            classes=_CIFAR10_CLASSES,
-            licence=_CIFAR_LICENCE,
-            homepage=_CIFAR_HOME,
-        ),
-        KnownDataset(
-            name="cifar100",
-            input_size=(3, 32, 32),
-            mean=_CIFAR_MEAN,
-            std=_CIFAR_STD,
-            num_classes=100,
-            classes=_CIFAR100_CLASSES,
-            licence=_CIFAR_LICENCE,
-            homepage=_CIFAR_HOME,
-        ),
-        KnownDataset(
-            name="imagenet",
-            input_size=(3, 224, 224),
-            mean=IMAGENET_DEFAULT_MEAN,
-            std=IMAGENET_DEFAULT_STD,
-            num_classes=1000,
-            classes=(),
-            licence="ImageNet terms of access: non-commercial research and education",
-            homepage="https://www.image-net.org",
-        ),
+        _FASHION_MNIST,
+        replace(_FASHION_MNIST, name="fashion_mnist_mini"),
+        _CIFAR10,
+        replace(_CIFAR10, name="cifar100", num_classes=100, classes=_CIFAR100_CLASSES),
+        _IMAGENET,
     )
 }
 

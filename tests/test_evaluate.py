@@ -10,20 +10,20 @@ from cutmix_zoo.evaluate import command, evaluate, load_network
 from cutmix_zoo.models import export_model
 
 
-@pytest.fixture
-def exported(tmp_path: Path) -> Path:
-    """A network that takes 3 x 32 x 32 and knows ten classes, exported without a run."""
+def export(folder: Path, label_names: list[str] | None = None, **changes: object) -> Path:
+    """Export a network that takes 3 x 32 x 32 and knows ten classes, without a run."""
     torch.default_generator.manual_seed(0)
     model = timm.create_model("cifar_resnet8", num_classes=10)
-    config = {
-        "input_size": (3, 32, 32),
-        "mean": (0.5,) * 3,
-        "std": (0.2,) * 3,
-        "interpolation": "nearest",
-        "crop_pct": 1.0,
-    }
-    export_model(model, tmp_path / "model", data_config=config, label_names=None, provenance={})
-    return tmp_path / "model"
+    config = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.2,) * 3, "interpolation": "nearest"}
+    export_model(
+        model, folder, data_config=config | {"crop_pct": 1.0} | changes, label_names=label_names, provenance={}
+    )
+    return folder
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    return export(tmp_path / "model")
 
 
 def test_the_models_own_preprocessing_is_used(exported: Path, tiny_data: Path) -> None:
@@ -94,26 +94,24 @@ def test_other_classes_than_the_models_are_refused(exported: Path, tmp_path: Pat
 
 
 def test_classes_of_other_names_are_refused_even_if_there_are_as_many(tiny_data: Path, tmp_path: Path) -> None:
-    model = timm.create_model("cifar_resnet8", num_classes=10, in_chans=1)
-    config = {"input_size": (1, 28, 28), "mean": (0.5,), "std": (0.2,), "interpolation": "nearest", "crop_pct": 1.0}
-    names = [f"animal {number}" for number in range(10)]
-    export_model(model, tmp_path / "zoo", data_config=config, label_names=names, provenance={})
+    animals = export(tmp_path / "zoo", label_names=[f"animal {number}" for number in range(10)])
     with pytest.raises(UserError, match=r"classes \(animal 0.*are not those of fashion_mnist \(T-shirt/top"):
-        evaluate(str(tmp_path / "zoo"), "fashion_mnist", root=str(tiny_data), workers=0)
+        evaluate(str(animals), "fashion_mnist", root=str(tiny_data), workers=0)
 
 
-def test_a_crop_that_cannot_be_made_is_refused(tiny_data: Path, tmp_path: Path) -> None:
-    model = timm.create_model("cifar_resnet8", num_classes=10)
-    config = {
-        "input_size": (3, 32, 32),
-        "mean": (0.5,) * 3,
-        "std": (0.2,) * 3,
-        "interpolation": "nearest",
-        "crop_pct": 1.0,
-    }
-    export_model(model, tmp_path / "zoo", data_config=config | {"crop_mode": "squash"}, label_names=None, provenance={})
-    with pytest.raises(UserError, match="asks for crop_mode 'squash'"):
-        evaluate(str(tmp_path / "zoo"), "fashion_mnist", root=str(tiny_data), workers=0)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"crop_mode": "squash"}, "asks for crop_mode 'squash'"),
+        ({"crop_pct": 1.15}, "preprocessing that cannot be made: crop_pct"),
+        ({"interpolation": "random"}, "preprocessing that cannot be made: interpolation"),
+    ],
+)
+def test_preprocessing_that_cannot_be_made_is_refused(
+    change: dict[str, object], message: str, tiny_data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate(str(export(tmp_path / "zoo", **change)), "fashion_mnist", root=str(tiny_data), workers=0)
 
 
 @pytest.mark.parametrize(("option", "value"), [("--workers", "-1"), ("--batch-size", "0"), ("--batch-size", "x")])
@@ -121,23 +119,6 @@ def test_counts_are_checked_by_the_parser(option: str, value: str, capsys: pytes
     with pytest.raises(SystemExit):
         command(["model", option, value])
     assert option in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("change", [{"crop_pct": 1.15}, {"interpolation": "random"}])
-def test_preprocessing_that_cannot_be_made_is_refused(
-    change: dict[str, object], tiny_data: Path, tmp_path: Path
-) -> None:
-    model = timm.create_model("cifar_resnet8", num_classes=10)
-    config = {
-        "input_size": (3, 32, 32),
-        "mean": (0.5,) * 3,
-        "std": (0.2,) * 3,
-        "interpolation": "nearest",
-        "crop_pct": 1.0,
-    }
-    export_model(model, tmp_path / "zoo", data_config=config | change, label_names=None, provenance={})
-    with pytest.raises(UserError, match="preprocessing that cannot be made"):
-        evaluate(str(tmp_path / "zoo"), "fashion_mnist", root=str(tiny_data), workers=0)
 
 
 @pytest.mark.parametrize("config", ["{}", '{"model_type": "vit"}', "{"])
