@@ -8,8 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cutmix_zoo import __version__, evaluate, train
+from cutmix_zoo.bench import mixing
 from cutmix_zoo.errors import UserError, refuse_existing, run_command
-from cutmix_zoo.training.recipe import find_shipped, shipped_recipes
+from cutmix_zoo.training.job import open_splits, resolve
+from cutmix_zoo.training.overrides import split_overrides
+from cutmix_zoo.training.preview import draw_preview
+from cutmix_zoo.training.recipe import find_shipped, load_recipe, shipped_recipes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,11 +47,6 @@ def recipes(arguments: Sequence[str]) -> None:
 
 def preview(arguments: Sequence[str]) -> None:
     """Draw the first mixed batch of a recipe."""
-    from cutmix_zoo.training.job import open_splits, resolve
-    from cutmix_zoo.training.overrides import split_overrides
-    from cutmix_zoo.training.preview import draw_preview
-    from cutmix_zoo.training.recipe import load_recipe
-
     parser = argparse.ArgumentParser(
         prog="cutmix-zoo preview",
         description="Draw a grid of mixed training images with their boxes, label names and shares.",
@@ -65,24 +65,8 @@ def preview(arguments: Sequence[str]) -> None:
     _print(f"wrote {options.output}")
 
 
-def train(arguments: Sequence[str]) -> None:
-    """Train a recipe in this process."""
-    from cutmix_zoo.train import command
-
-    command(arguments)
-
-
-def evaluate(arguments: Sequence[str]) -> None:
-    """Measure a model on a dataset in this process."""
-    from cutmix_zoo.evaluate import command
-
-    command(arguments)
-
-
 def bench(arguments: Sequence[str]) -> None:
     """Run a benchmark and print its table."""
-    from cutmix_zoo.bench.mixing import bench_mixing, format_table
-
     parser = argparse.ArgumentParser(
         prog="cutmix-zoo bench", description="Compare our speed with the peers' in one run; the ratios are what counts."
     )
@@ -91,16 +75,16 @@ def bench(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.json:
         refuse_existing(options.json)
-    result = bench_mixing()
-    _print(format_table(result))
+    result = mixing.bench_mixing()
+    _print(mixing.format_table(result))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 COMMANDS = {
     "recipes": (recipes, "list the shipped recipes, or copy one"),
-    "train": (train, "train a recipe"),
-    "evaluate": (evaluate, "measure a model on a dataset"),
+    "train": (train.command, "train a recipe"),
+    "evaluate": (evaluate.command, "measure a model on a dataset"),
     "preview": (preview, "draw the mixed images of a recipe"),
     "bench": (bench, "compare our speed with the peers' in one run"),
 }
@@ -108,8 +92,6 @@ COMMANDS = {
 
 def command(arguments: Sequence[str]) -> None:
     """Hand the arguments to the command that the first one names."""
-    from cutmix_zoo import __version__
-
     listing = "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="cutmix-zoo",

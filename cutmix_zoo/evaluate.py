@@ -14,18 +14,18 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 
-import cutmix_zoo.models  # noqa: F401  registers our models
 from cutmix_zoo.data.datasets import check_labels, class_names, open_split
 from cutmix_zoo.data.loaders import eval_loader
-from cutmix_zoo.data.settings import MODEL_CONFIG_KEYS, DataSettings, input_spec
+from cutmix_zoo.data.settings import DataSettings, input_spec
 from cutmix_zoo.data.transforms import to_input
 from cutmix_zoo.errors import UserError, one_line, refuse_existing, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
+from cutmix_zoo.models.export import DATA_KEYS
 from cutmix_zoo.training.files import write_json
-from cutmix_zoo.training.launch import make_accelerator
+from cutmix_zoo.training.launch import make_accelerator, sum_over_processes
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
-from cutmix_zoo.training.settings import RuntimeSettings
+from cutmix_zoo.training.settings import EvaluateSettings, RuntimeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,14 +74,14 @@ def evaluate(
         dataset = open_split(settings, "val")
     _check_classes(network, class_names(dataset, settings), settings.name)
     check_labels(dataset, network.num_classes)  # type: ignore[arg-type]
-    runtime = RuntimeSettings() if recipe is None else recipe.runtime
+    runtime, measuring = (recipe.runtime, recipe.evaluate) if recipe else (RuntimeSettings(), EvaluateSettings())
     if runtime.channels_last:
         network = network.to(memory_format=torch.channels_last)
     device = accelerator.device
     loader = eval_loader(
         dataset,
         settings,
-        batch_size=batch_size or (250 if recipe is None else recipe.evaluate.batch_size),
+        batch_size=batch_size or measuring.batch_size,
         num_classes=network.num_classes,  # type: ignore[arg-type]
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
@@ -92,7 +92,7 @@ def evaluate(
         loader,
         prepare=lambda images: to_input(images, input_spec(settings), device, channels_last=runtime.channels_last),
         expected=loader.size,
-        reduce=lambda sums: accelerator.reduce(sums.to(device)).cpu(),
+        reduce=lambda sums: sum_over_processes(accelerator, sums),
     )
     return {"model": model, "dataset": settings.name, "split": settings.val_split, **numbers}
 
@@ -133,7 +133,7 @@ def _with_preprocessing(settings: DataSettings, network: nn.Module) -> DataSetti
     if config["crop_mode"] != "center":
         raise UserError(f"the model asks for crop_mode {config['crop_mode']!r}; only 'center' can be evaluated so far.")
     try:
-        return replace(settings, **{key: config[key] for key in MODEL_CONFIG_KEYS})
+        return replace(settings, **{key: config[key] for key in DATA_KEYS})
     except ValueError as error:
         raise UserError(f"the model asks for preprocessing that cannot be made: {error}.") from error
 

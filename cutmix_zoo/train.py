@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from cutmix_zoo.data.settings import MODEL_CONFIG_KEYS
 from cutmix_zoo.errors import run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
-from cutmix_zoo.models.export import export_model
+from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.pictures import draw_curves
 from cutmix_zoo.training.checkpoint import Progress, load_checkpoint, read_progress
 from cutmix_zoo.training.files import write_json
@@ -128,7 +127,7 @@ def _finish(job: Job, folder: RunFolder, progress: Progress) -> None:
     export_model(
         job.network,
         folder.model,
-        data_config={key: getattr(data, key) for key in MODEL_CONFIG_KEYS},
+        data_config={key: getattr(data, key) for key in DATA_KEYS},
         label_names=job.splits.classes,
         provenance={
             "tag": job.recipe.name,

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -27,9 +29,15 @@ def test_choice_lists_the_words() -> None:
         require_choice("per", "elem", ("batch", "sample"))
 
 
-def test_good_values_pass() -> None:
-    require_positive("alpha", np.float32(0.2))
-    require_fraction("prob", 0)
-    require_fraction("prob", 1.0)
-    require_count("num_classes", 1)
-    require_choice("per", "batch", ("batch", "sample"))
+@pytest.mark.parametrize(
+    ("check", "arguments"),
+    [
+        (require_positive, ("alpha", np.float32(0.2))),
+        (require_fraction, ("prob", 0)),
+        (require_fraction, ("prob", 1.0)),
+        (require_count, ("num_classes", np.int64(1))),
+        (require_choice, ("per", "batch", ("batch", "sample"))),
+    ],
+)
+def test_good_values_pass(check: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    assert check(*arguments) is None

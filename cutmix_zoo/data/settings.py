@@ -13,9 +13,6 @@ from cutmix_zoo.known import known_dataset
 Crop = Literal["pad", "random_resized", "none"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
-MODEL_CONFIG_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct")
-"""The settings that belong to a trained model too: what its evaluation has to know."""
-
 
 @dataclass(frozen=True)
 class DataSettings:

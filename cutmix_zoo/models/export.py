@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-_DATA_KEYS = {"input_size", "mean", "std", "interpolation", "crop_pct"}
+DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct")
+"""What has to be known of a network's input to evaluate it, under timm's names."""
+
 _STRUCTURE_KEYS = ("fixed_input_size", "first_conv", "classifier")
 _CREDIT_KEYS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 
@@ -104,10 +106,10 @@ def _config(
 
 def _check_data_config(data_config: dict[str, Any]) -> None:
     """Refuse what timm would not load, or would silently replace by ImageNet's."""
-    missing = sorted(_DATA_KEYS - data_config.keys())
-    unknown = sorted(data_config.keys() - _DATA_KEYS - {"crop_mode"})
+    missing = sorted(set(DATA_KEYS) - data_config.keys())
+    unknown = sorted(data_config.keys() - {*DATA_KEYS, "crop_mode"})
     if missing or unknown:
-        raise ValueError(f"data_config must have the keys {sorted(_DATA_KEYS)}; missing: {missing}, unknown: {unknown}")
+        raise ValueError(f"data_config must have the keys {sorted(DATA_KEYS)}; missing: {missing}, unknown: {unknown}")
     in_chans = data_config["input_size"][0]
     for key in ("mean", "std"):
         if len(data_config[key]) != in_chans:

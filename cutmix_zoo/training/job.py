@@ -19,6 +19,7 @@ from cutmix_zoo.data.transforms import to_input
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.keys import Stream, generator_for, isolated_rng
 from cutmix_zoo.mixing import IdentityPlan, MixCollate, MixPlan, collate_samples, plan_for
+from cutmix_zoo.training.launch import sum_over_processes
 from cutmix_zoo.training.schedule import make_schedule
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Job:
 
     def reduce(self, sums: Tensor) -> Tensor:
         """Add a tensor up over the processes."""
-        return self.accelerator.reduce(sums.to(self.accelerator.device)).cpu()
+        return sum_over_processes(self.accelerator, sums)
 
     def mixed(self, batch: tuple[Tensor, Tensor], epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Make of a loaded batch what the model is trained on.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from accelerate import Accelerator
+    from torch import Tensor
 
 _TWO_ON_CPU = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 "
@@ -64,6 +65,19 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
     # else each process would believe to be the only one, and all would write into one folder
     assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
     return accelerator
+
+
+def sum_over_processes(accelerator: Accelerator, sums: Tensor) -> Tensor:
+    """Add a CPU tensor up over the processes of a launch.
+
+    Args:
+        accelerator: this process's place in the launch.
+        sums: this process's share.
+
+    Returns:
+        The sum, on the CPU of every process.
+    """
+    return accelerator.reduce(sums.to(accelerator.device)).cpu()
 
 
 def _need_tensorboard() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from cutmix_zoo.data.loaders import train_loader
+from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.mixing import IdentityPlan, collate_samples
 from cutmix_zoo.pictures import draw_mixed
 from cutmix_zoo.training.job import draw_mix
@@ -38,16 +38,11 @@ def draw_preview(recipe: Recipe, splits: Splits, file: Path) -> None:
     loader = train_loader(
         splits.train, in_process, collate_fn=collate_samples, num_classes=len(splits.classes), seed=recipe.seed
     )
-    first = None
-    for step, (images, labels) in enumerate(islice(loader.epoch(0), _STEPS if recipe.mix else 1)):
-        plan = draw_mix(recipe, images.shape, epoch=0, step=step)
-        chosen = (step, images, labels, plan)
-        first = first or chosen
-        if not isinstance(plan, IdentityPlan):
-            first = chosen
-            break
-    assert first is not None  # the loader refuses a dataset smaller than a batch
-    step, images, labels, plan = first
+    shape = (recipe.data.batch_size, *input_spec(recipe.data).input_size)
+    plans = [draw_mix(recipe, shape, epoch=0, step=step) for step in range(min(_STEPS, len(loader)))]
+    step = next((step for step, plan in enumerate(plans) if not isinstance(plan, IdentityPlan)), 0)
+    plan = plans[step]
+    images, labels = next(loader.epoch(0, start_step=step))
     method = "no mixing" if recipe.mix is None else str(recipe.mix)
     draw_mixed(
         plan.apply(images), labels, plan, splits.classes, file, title=f"{recipe.name}, step {step + 1}: {method}"
