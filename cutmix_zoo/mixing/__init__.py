@@ -12,22 +12,43 @@ Shapes: ``images`` (B, C, H, W), ``labels`` (B,) int64, ``targets`` (B, K) float
 ``plan.boxes`` (B, 4), with B images, K classes and M sources of each mixed image.
 """
 
+from cutmix_zoo.mixing.blend_plan import BlendPlan, MaskPlan
+from cutmix_zoo.mixing.box_plan import BoxPlan
 from cutmix_zoo.mixing.boxes import Box, clipped_boxes, inside_boxes
 from cutmix_zoo.mixing.collate import MixCollate, collate_samples, plan_for
+from cutmix_zoo.mixing.compose import Chain, OneOf, Scheduled
 from cutmix_zoo.mixing.cutmix import CutMix
-from cutmix_zoo.mixing.plan import BoxPlan, IdentityPlan, MixPlan, concatenate
-from cutmix_zoo.mixing.registry import METHODS, MixMethod
+from cutmix_zoo.mixing.cutout import Cutout
+from cutmix_zoo.mixing.erase_plan import ErasePlan
+from cutmix_zoo.mixing.joined_plans import ChoicePlan, SequencePlan, concatenate
+from cutmix_zoo.mixing.method import MixMethod
+from cutmix_zoo.mixing.mixup import Mixup
+from cutmix_zoo.mixing.patch_plan import PatchPlan
+from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
+from cutmix_zoo.mixing.registry import CANONICAL, METHODS
 from cutmix_zoo.mixing.targets import mixed_accuracy, two_term_loss
 
 __all__ = [
+    "CANONICAL",
     "METHODS",
+    "BlendPlan",
     "Box",
     "BoxPlan",
+    "Chain",
+    "ChoicePlan",
     "CutMix",
+    "Cutout",
+    "ErasePlan",
     "IdentityPlan",
+    "MaskPlan",
     "MixCollate",
     "MixMethod",
     "MixPlan",
+    "Mixup",
+    "OneOf",
+    "PatchPlan",
+    "Scheduled",
+    "SequencePlan",
     "clipped_boxes",
     "collate_samples",
     "concatenate",

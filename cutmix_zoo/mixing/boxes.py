@@ -83,3 +83,11 @@ def _nominal_sides(lam: Tensor, size: Tensor) -> Tensor:
 def box_areas(boxes: Tensor) -> Tensor:
     """Return the (N,) int64 number of pixels in each of (N, 4) boxes."""
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def in_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return a (B, height, width) mask of the pixels inside (B, 4) boxes, on their device."""
+    top, left, bottom, right = boxes.unsqueeze(2).unbind(1)
+    row, column = (torch.arange(size, device=boxes.device) for size in (height, width))
+    in_rows, in_columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
+    return in_rows.unsqueeze(2) & in_columns.unsqueeze(1)

@@ -13,12 +13,13 @@ from torch.utils.data import get_worker_info
 
 from cutmix_zoo.checks import require_count, require_fraction
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
+from cutmix_zoo.mixing.memory import empty_batch, memory_order
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cutmix_zoo.mixing.registry import MixMethod
+    from cutmix_zoo.mixing.method import MixMethod
 
 Sample = tuple[Any, Any] | tuple[Any, Any, SampleKey]
 """Image (C, H, W), a CPU tensor or a NumPy array of any layout and dtype; integer label; and perhaps a key."""
@@ -207,21 +208,8 @@ def _describe(value: object) -> str:
 
 
 def _write(plan: MixPlan, arrays: list[np.ndarray]) -> Tensor:
-    images = _empty_batch(arrays[0], len(arrays))
-    plan.write(arrays, images.numpy())
-    return images
-
-
-def _empty_batch(image: np.ndarray, batch_size: int) -> Tensor:
-    """Allocate a (B, C, H, W) batch whose rows lie in memory in the image's order of axes."""
-    dtype = torch.from_numpy(np.empty(0, image.dtype)).dtype
-    shape = (batch_size, *image.shape)
-    axes = sorted(range(image.ndim), key=lambda axis: -abs(image.strides[axis]))
-    strides, step = [0] * len(shape), 1
-    for axis in (0, *(axis + 1 for axis in axes))[::-1]:
-        strides[axis], step = step, step * shape[axis]
-    if get_worker_info() is None:
-        return torch.empty_strided(shape, strides, dtype=dtype)
-    # in shared memory from the start, as torch's own collate does: the queue need not copy it
-    storage = torch.UntypedStorage._new_shared(step * dtype.itemsize)
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape, strides)
+    first = arrays[0]
+    order = (0, *(axis + 1 for axis in memory_order(first)))
+    output = empty_batch((len(arrays), *first.shape), order, first.dtype)
+    plan.write(arrays, output.array)
+    return output.tensor()

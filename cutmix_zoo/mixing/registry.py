@@ -1,25 +1,22 @@
-"""What a mixing method is, and the names under which recipes know them."""
+"""The mixing methods: the names under which recipes know them, and a setting of each that shows what it does."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
+from cutmix_zoo.mixing.compose import Chain, OneOf, Scheduled
 from cutmix_zoo.mixing.cutmix import CutMix
+from cutmix_zoo.mixing.cutout import Cutout
+from cutmix_zoo.mixing.method import MixMethod
+from cutmix_zoo.mixing.mixup import Mixup
 
-if TYPE_CHECKING:
-    import torch
-
-    from cutmix_zoo.mixing.plan import MixPlan
-
-
-class MixMethod(Protocol):
-    """Holds settings and draws plans: a frozen dataclass whose fields are its settings."""
-
-    def draw(self, batch_size: int, height: int, width: int, *, generator: torch.Generator) -> MixPlan:
-        """Draw how a batch of ``batch_size`` images of ``height`` x ``width`` pixels is mixed."""
-
-
-METHODS: dict[str, type[MixMethod]] = {
-    "cutmix": CutMix,
+CANONICAL: dict[str, MixMethod] = {
+    "cutmix": CutMix(per="sample"),
+    "mixup": Mixup(per="sample"),
+    "cutout": Cutout(size=16, fill=(127.0,)),
+    "one_of": OneOf([Mixup(0.2), CutMix()], per="sample"),
+    "chain": Chain([Cutout(size=16, fill=(127.0,)), Mixup(per="sample")]),
+    "scheduled": Scheduled(CutMix(per="sample"), start=0.0, end=1.0),
 }
+"""A setting of each method by its name: what the laws of the tests and the gallery run over."""
+
+METHODS: dict[str, type[MixMethod]] = {name: type(mix) for name, mix in CANONICAL.items()}
 """The methods by the name a recipe gives: ``{name: cutmix, alpha: 1.0}``."""

@@ -15,33 +15,40 @@ if TYPE_CHECKING:
     from cutmix_zoo.mixing.plan import MixPlan
 
 
-def dense_targets(labels: Tensor, sources: Tensor, shares: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
+def mix_labels(labels: Tensor, sources: Tensor, shares: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
     """Spread each image's label shares over the classes.
 
     Labels are smoothed as timm smooths them (``1 - e + e/K`` on the class, ``e/K`` elsewhere) and
     then mixed; as both are linear, the order does not matter. Sources of the same class add up.
 
     Args:
-        labels: (B,) integer labels in ``[0, num_classes)``, on any device.
+        labels: (B,) integer labels in ``[0, num_classes)``, on any device; or (B, K) floating point: soft
+            labels, or the zeros and ones of several labels an image, which are mixed as they are.
         sources: (B, M) int64, which images each mixed image is made of.
         shares: (B, M) float32, how much each of them counts; rows sum to 1.
         num_classes: K.
-        smoothing: e, in [0, 1].
+        smoothing: e, in [0, 1]; for integer labels.
 
     Returns:
-        (B, K) float32 on the labels' device; rows sum to 1.
+        (B, K) float32 on the labels' device; rows of integer labels sum to 1.
 
     Raises:
-        ValueError: if the labels are not one integer an image, or one of them is outside the classes.
-            The range is checked where that is free: not on an accelerator, and not inside ``torch.compile``.
+        ValueError: if the labels are not one integer or one row of K numbers an image, one of them is outside
+            the classes, or ``smoothing`` is asked for with rows, of which nobody knows whether they were
+            smoothed before. The range is checked where that is free: not on an accelerator, and not inside
+            ``torch.compile``.
 
     Example:
-        >>> dense_targets(torch.tensor([0, 2]), torch.tensor([[0, 1], [1, 0]]),
-        ...               torch.tensor([[0.75, 0.25], [1.0, 0.0]]), num_classes=3)
+        >>> mix_labels(torch.tensor([0, 2]), torch.tensor([[0, 1], [1, 0]]),
+        ...            torch.tensor([[0.75, 0.25], [1.0, 0.0]]), num_classes=3)
         tensor([[0.7500, 0.0000, 0.2500],
                 [0.0000, 0.0000, 1.0000]])
     """
     require_fraction("smoothing", smoothing)
+    require_count("num_classes", num_classes)
+    if labels.is_floating_point():
+        _check_dense(labels, len(sources), num_classes, smoothing)
+        return mix_values(labels.float(), sources, shares)
     _check_labels(labels, len(sources), num_classes)
     sources, shares = sources.to(labels.device), shares.to(labels.device)
     targets = torch.full((len(sources), num_classes), smoothing / num_classes, device=labels.device)
@@ -51,9 +58,49 @@ def dense_targets(labels: Tensor, sources: Tensor, shares: Tensor, num_classes: 
     return targets
 
 
+def mix_values(values: Tensor, sources: Tensor, shares: Tensor) -> Tensor:
+    """Average what is a number: regression targets, soft labels, sample weights.
+
+    Args:
+        values: (B, ...) floating point, on any device.
+        sources: (B, M) int64, which images each mixed image is made of.
+        shares: (B, M) float32, how much each of them counts.
+
+    Returns:
+        ``sum_m shares[:, m] * values[sources[:, m]]``, in the same shape, dtype and device.
+
+    Raises:
+        ValueError: if the values are not floating point, or not one for each image.
+
+    Example:
+        >>> mix_values(torch.tensor([8.0, 4.0]), torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0.75, 0.25], [1, 0]]))
+        tensor([7., 4.])
+    """
+    if not values.is_floating_point() or values.ndim < 1 or len(values) != len(sources):
+        raise ValueError(
+            f"values must be floating point, one for each of the {len(sources)} images of the plan, "
+            f"got {values.dtype} of shape {tuple(values.shape)}"
+        )
+    sources, shares = sources.to(values.device), shares.to(values.device)
+    # half precision would round shares: accumulate in float32
+    total = torch.zeros_like(values, dtype=torch.promote_types(values.dtype, torch.float32))
+    for source, share in zip(sources.unbind(1), shares.unbind(1), strict=True):
+        total += share.view(-1, *[1] * (values.ndim - 1)) * values[source]
+    return total.to(values.dtype)
+
+
+def _check_dense(targets: Tensor, batch_size: int, num_classes: int, smoothing: float) -> None:
+    if targets.shape != (batch_size, num_classes):
+        raise ValueError(
+            f"floating-point labels must be {batch_size} rows of {num_classes} numbers, one for each class, "
+            f"got shape {tuple(targets.shape)}: mix other values with mix_values"
+        )
+    if smoothing > 0:
+        raise ValueError("smoothing is for integer labels: dense targets may be smooth already, so smooth them before")
+
+
 def _check_labels(labels: Tensor, batch_size: int, num_classes: int) -> None:
-    require_count("num_classes", num_classes)
-    if labels.shape != (batch_size,) or labels.is_floating_point():
+    if labels.shape != (batch_size,):
         raise ValueError(
             f"labels must be {batch_size} integers, one for each image of the plan, "
             f"got {labels.dtype} of shape {tuple(labels.shape)}"

@@ -48,7 +48,7 @@ def _oracle(plan: BoxPlan, images: Tensor) -> Tensor:
 def test_every_way_to_apply_boxes_equals_the_pixel_loop(dtype: torch.dtype, shared: bool) -> None:
     plan, images = _box_plan(shared=shared), _images().to(dtype)
     before, expected = images.clone(), _oracle(plan, images)
-    for mixed in (plan.apply(images), plan._apply_mask(images)):
+    for mixed in (plan.apply(images), plan._transform(images)):
         assert mixed.dtype == dtype
         assert torch.equal(mixed, expected)
         assert torch.equal(images, before)
@@ -63,7 +63,7 @@ def test_any_boxes_equal_the_pixel_loop(batch_size: int, shared: bool, seed: int
     plan.write(list(images.numpy()), out)
     expected = _oracle(plan, images)
     assert torch.equal(plan.apply(images), expected)
-    assert torch.equal(plan._apply_mask(images), expected)
+    assert torch.equal(plan._transform(images), expected)
     assert torch.equal(torch.from_numpy(out), expected)
 
 
@@ -73,7 +73,7 @@ def test_masks_and_clips_are_mixed_alike(shape: tuple[int, ...], shared: bool) -
     plan = _box_plan(shared=shared)
     images = torch.rand(*shape, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     assert torch.equal(plan.apply(images), _oracle(plan, images))
-    assert torch.equal(plan._apply_mask(images), _oracle(plan, images))
+    assert torch.equal(plan._transform(images), _oracle(plan, images))
 
 
 @pytest.mark.parametrize("plan", [_box_plan(), _box_plan(shared=True), concatenate([_box_plan(2), _box_plan(4)])])

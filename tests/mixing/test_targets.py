@@ -4,7 +4,7 @@ import torch.nn.functional as F  # noqa: N812
 from timm.data.mixup import mixup_target
 
 from cutmix_zoo.mixing import BoxPlan, CutMix, IdentityPlan, MixPlan
-from cutmix_zoo.mixing.targets import dense_targets, mixed_accuracy, two_term_loss
+from cutmix_zoo.mixing.targets import mix_labels, mixed_accuracy, two_term_loss
 
 
 def _plan(batch_size: int = 8) -> MixPlan:
@@ -22,7 +22,7 @@ def test_dense_targets_against_a_loop(smoothing: float) -> None:
             for k in range(5):
                 hard = 1.0 if labels[sources[i, m]] == k else 0.0
                 expected[i, k] += shares[i, m] * (hard * (1 - smoothing) + smoothing / 5)
-    targets = dense_targets(labels, sources, shares, 5, smoothing)
+    targets = mix_labels(labels, sources, shares, 5, smoothing)
     assert targets.dtype == torch.float32
     torch.testing.assert_close(targets, expected)
 

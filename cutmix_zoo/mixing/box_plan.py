@@ -1,0 +1,105 @@
+"""A plan that pastes boxes where they were: CutMix and its relatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cutmix_zoo.mixing.boxes import box_areas, in_boxes
+from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of, check_integers, check_label_lam, stack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class BoxPlan(DonorPlan):
+    """A box of each image is filled with the same box of its partner.
+
+    The constructor takes anybody's draws, so a batch that was mixed elsewhere can be repeated.
+
+    Args:
+        batch_size: number of images, B; at least 1.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        donor: (B,) int64 in ``[0, B)``, whose pixels fill each image's box.
+        box: (B, 4) int64, top, left, bottom, right of each box (:class:`Box`), half-open and inside the
+            image; or (4,), one box for the whole batch.
+        label_lam: (B,) floating point in [0, 1], the label share of each image itself; or None, the share of
+            pixels that are left of it.
+
+    Raises:
+        ValueError: if a shape, a dtype or a value does not fit.
+
+    Example:
+        >>> plan = BoxPlan(2, 2, 2, donor=torch.tensor([1, 0]), box=torch.tensor([0, 0, 1, 1]))
+        >>> plan.apply(torch.tensor([[[1, 1], [1, 1]], [[2, 2], [2, 2]]])).tolist()
+        [[[2, 1], [1, 1]], [[1, 2], [2, 2]]]
+        >>> plan.lam
+        tensor([0.7500, 0.7500])
+    """
+
+    box: Tensor
+    label_lam: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_boxes("box", self.box, [(self.batch_size, 4), (4,)], self.height, self.width)
+        if self.label_lam is not None:
+            object.__setattr__(self, "label_lam", check_label_lam(self.label_lam, self.batch_size))
+
+    @property
+    def own_share(self) -> Tensor:  # noqa: D102
+        pasted = box_areas(self.boxes).double() / (self.height * self.width)
+        return (1.0 - pasted).float()
+
+    @property
+    def label_shares(self) -> Tensor:  # noqa: D102
+        if self.label_lam is None:
+            return self.pixel_shares
+        return torch.stack([self.label_lam, 1.0 - self.label_lam], dim=1)
+
+    @property
+    def boxes(self) -> Tensor:  # noqa: D102
+        return self.box.expand(self.batch_size, 4)
+
+    def _transform(self, images: Tensor) -> Tensor:
+        if self.box.ndim == 1 and not torch.compiler.is_compiling():
+            return self._transform_slice(images)
+        mask = in_boxes(self.boxes.to(images.device), self.height, self.width)
+        mask = mask.view(self.batch_size, *[1] * (images.ndim - 3), self.height, self.width)
+        return torch.where(mask, images[self.donor.to(images.device)], images)
+
+    def _transform_slice(self, images: Tensor) -> Tensor:
+        top, left, bottom, right = self.box.tolist()
+        mixed = images.clone()
+        patches = images[..., top:bottom, left:right]
+        mixed[..., top:bottom, left:right] = patches.index_select(0, self.donor.to(images.device))
+        return mixed
+
+    def _write(self, samples: Sequence[np.ndarray] | np.ndarray, out: np.ndarray, rows: Sequence[int]) -> None:
+        stack(samples, out, rows)
+        donors, boxes = self.donor.tolist(), self.boxes.tolist()
+        for i in rows:
+            top, left, bottom, right = boxes[i]
+            if bottom > top and right > left:
+                out[i][..., top:bottom, left:right] = samples[donors[i]][..., top:bottom, left:right]
+
+    def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
+        return bits_of(dtype)
+
+    def _mask_plan(self, ignore_index: int) -> MixPlan:
+        return self
+
+
+def check_boxes(name: str, boxes: Tensor, shapes: list[tuple[int, ...]], height: int, width: int) -> None:
+    """Raise ValueError unless ``boxes`` are int64 of one of the shapes and lie within the image."""
+    check_integers(name, boxes, shapes, [height, width, height, width])
+    numbers = boxes.numpy()
+    if (numbers[..., :2] > numbers[..., 2:]).any():
+        raise ValueError(f"a {name} must have top <= bottom and left <= right")

@@ -1,0 +1,101 @@
+"""A plan that fills boxes with a constant: Cutout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cutmix_zoo.mixing.box_plan import check_boxes
+from cutmix_zoo.mixing.boxes import box_areas, in_boxes
+from cutmix_zoo.mixing.plan import MixPlan, stack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class ErasePlan(MixPlan):
+    """A box of each image is filled with a constant; labels stay as they are.
+
+    Args:
+        batch_size: number of images, B; at least 1.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        box: (B, 4) int64, the box to fill in each image (:class:`Box`).
+        fill: one value, or one for each channel, in the images' own units; or None: 0 for floating-point
+            images, which are taken to be normalised, and an error for bytes, whose mean is not 0.
+
+    Raises:
+        ValueError: if a shape, a dtype or a value does not fit.
+
+    Example:
+        >>> plan = ErasePlan(1, 2, 2, box=torch.tensor([[0, 0, 1, 1]]))
+        >>> plan.apply(torch.ones(1, 1, 2, 2)).flatten(), plan.pixel_shares, plan.label_shares
+        (tensor([0., 1., 1., 1.]), tensor([[0.7500]]), tensor([[1.]]))
+    """
+
+    box: Tensor
+    fill: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "box", self.box.cpu())
+        check_boxes("box", self.box, [(self.batch_size, 4)], self.height, self.width)
+
+    @property
+    def sources(self) -> Tensor:  # noqa: D102
+        return torch.arange(self.batch_size).unsqueeze(1)
+
+    @property
+    def pixel_shares(self) -> Tensor:  # noqa: D102
+        erased = box_areas(self.box).double() / (self.height * self.width)
+        return (1.0 - erased).float().unsqueeze(1)
+
+    @property
+    def label_shares(self) -> Tensor:  # noqa: D102
+        return torch.ones(self.batch_size, 1)
+
+    @property
+    def boxes(self) -> Tensor:  # noqa: D102
+        return self.box
+
+    def _transform(self, images: Tensor) -> Tensor:
+        mask = in_boxes(self.box.to(images.device), self.height, self.width)
+        mask = mask.view(self.batch_size, *[1] * (images.ndim - 3), self.height, self.width)
+        fill = self._fill_for(images.dtype.is_floating_point, images.shape)
+        return torch.where(mask, torch.tensor(fill, dtype=images.dtype, device=images.device), images)
+
+    def _write(self, samples: Sequence[np.ndarray] | np.ndarray, out: np.ndarray, rows: Sequence[int]) -> None:
+        stack(samples, out, rows)
+        fill, boxes = self._fill_for(out.dtype.kind == "f", out.shape), self.box.tolist()
+        for i in rows:
+            top, left, bottom, right = boxes[i]
+            out[i][..., top:bottom, left:right] = fill
+
+    def _fill_for(self, is_floating: bool, shape: Sequence[int]) -> float | list[list[list[float]]]:
+        """Return what broadcasts to (C, height, width), rounded for integers."""
+        if self.fill is None:
+            if not is_floating:
+                raise ValueError(
+                    "the fill of integer images must be given, because their mean is not 0: set fill to the mean "
+                    "of the dataset in their own units, such as (124, 116, 104) for ImageNet"
+                )
+            return 0.0
+        fill = self.fill if is_floating else tuple(round(value) for value in self.fill)
+        if len(fill) == 1:
+            return fill[0]
+        channels = shape[-3] if len(shape) > 3 else 1
+        if channels != len(fill):
+            raise ValueError(f"fill has {len(fill)} values, but the images have {channels} channels")
+        return [[[value]] for value in fill]
+
+    def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
+        return None if dtype == torch.bfloat16 or dtype.is_complex else dtype
+
+    def _mask_plan(self, ignore_index: int) -> MixPlan:
+        return ErasePlan(self.batch_size, self.height, self.width, self.box, (float(ignore_index),))

@@ -1,0 +1,173 @@
+"""A plan that moves or shrinks what it pastes: ResizeMix and RICAP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from cutmix_zoo.mixing.blend_plan import check_blendable
+from cutmix_zoo.mixing.box_plan import check_boxes
+from cutmix_zoo.mixing.boxes import box_areas
+from cutmix_zoo.mixing.plan import MixPlan, bits_of, check_integers, stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+@dataclass(frozen=True, eq=False)
+class PatchPlan(MixPlan):
+    """Boxes of each image are filled with crops of other images, resized where their sizes differ.
+
+    Args:
+        batch_size: number of images, B; at least 1.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        donor: (B, P) int64 in ``[0, B)``, where each of P patches comes from.
+        crop: (B, P, 4) int64, the part of the donor that is taken (:class:`Box`); not empty where ``box`` is not.
+        box: (B, P, 4) int64, the part of the image that it fills. The boxes of an image do not overlap.
+        nearest: resize by taking the nearest pixel, which integer masks need; otherwise bilinearly with antialiasing.
+
+    Raises:
+        ValueError: if a shape, a dtype or a value does not fit.
+
+    Example:
+        >>> whole, corner = torch.tensor([0, 0, 2, 2]), torch.tensor([0, 0, 1, 1])
+        >>> plan = PatchPlan(2, 2, 2, torch.tensor([[1], [0]]), whole.expand(2, 1, 4), corner.expand(2, 1, 4))
+        >>> plan.apply(torch.tensor([[[[4.0, 4.0], [4.0, 4.0]]], [[[0.0, 2.0], [4.0, 6.0]]]]))[0]
+        tensor([[[3., 4.],
+                 [4., 4.]]])
+        >>> plan.lam
+        tensor([0.7500, 0.7500])
+    """
+
+    donor: Tensor
+    crop: Tensor
+    box: Tensor
+    nearest: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("donor", "crop", "box"):
+            object.__setattr__(self, name, getattr(self, name).cpu())
+        patches = self.donor.shape[-1]
+        check_integers("donor", self.donor, [(self.batch_size, patches)], self.batch_size - 1)
+        for name in ("crop", "box"):
+            check_boxes(name, getattr(self, name), [(self.batch_size, patches, 4)], self.height, self.width)
+        if ((_areas(self.crop) == 0) & (_areas(self.box) > 0)).any():
+            raise ValueError("a crop must not be empty where its box is not")
+
+    @property
+    def sources(self) -> Tensor:  # noqa: D102
+        return self.donor if self._own_first else torch.cat([self._index, self.donor], dim=1)
+
+    @property
+    def pixel_shares(self) -> Tensor:  # noqa: D102
+        shares = (_areas(self.box).double() / (self.height * self.width)).float()
+        own = 1.0 - shares.sum(1, keepdim=True)
+        return torch.cat([own + shares[:, :1], shares[:, 1:]] if self._own_first else [own, shares], dim=1)
+
+    @property
+    def label_shares(self) -> Tensor:  # noqa: D102
+        return self.pixel_shares
+
+    @property
+    def boxes(self) -> Tensor:  # noqa: D102
+        return self.box[:, 0]
+
+    @property
+    def _index(self) -> Tensor:
+        return torch.arange(self.batch_size).unsqueeze(1)
+
+    @property
+    def _own_first(self) -> bool:
+        """Whether the first patch of every image is a crop of the image itself."""
+        return torch.equal(self.donor[:, :1], self._index)
+
+    def _transform(self, images: Tensor) -> Tensor:
+        mixed = images.clone()
+        for rows, donors, crop, box in self._alike(range(self.batch_size)):
+            where = torch.tensor(rows, device=images.device)
+            patches = images[torch.tensor(donors, device=images.device)][_window(crop)]
+            mixed[(where, *_window(box))] = resize(patches, _size(box), nearest=self.nearest)
+        return mixed
+
+    def _write(self, samples: Sequence[np.ndarray] | np.ndarray, out: np.ndarray, rows: Sequence[int]) -> None:
+        stack(samples, out, rows)
+        for alike, donors, crop, box in self._alike(rows):
+            for i, donor in zip(alike, donors, strict=True):
+                patch = samples[donor][_window(crop)]
+                if patch.shape[-2:] != _size(box):
+                    contiguous = torch.from_numpy(np.ascontiguousarray(patch))
+                    patch = resize(contiguous, _size(box), nearest=self.nearest).numpy()
+                out[i][_window(box)] = patch
+
+    def _alike(self, rows: Sequence[int]) -> Iterator[tuple[list[int], list[int], list[int], list[int]]]:
+        """Yield the rows that share a crop and a box, with their donors: one operation serves them all."""
+        donor, crop, box = self.donor.tolist(), self.crop.tolist(), self.box.tolist()
+        for p in range(self.donor.shape[1]):
+            groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+            for i in rows:
+                if min(_size(box[i][p])) > 0:
+                    groups.setdefault((tuple(crop[i][p]), tuple(box[i][p])), []).append(i)
+            for (taken, filled), alike in groups.items():
+                yield alike, [donor[i][p] for i in alike], list(taken), list(filled)
+
+    def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
+        moves_only = self.nearest or bool((_sizes(self.crop) == _sizes(self.box)).all())
+        if moves_only:
+            return bits_of(dtype)
+        return None if dtype == torch.bfloat16 or dtype.is_complex else dtype
+
+    def _mask_plan(self, ignore_index: int) -> MixPlan:
+        return replace(self, nearest=True)
+
+
+def resize(patches: Tensor, size: tuple[int, int], *, nearest: bool = False) -> Tensor:
+    """Resize images, unless they have the size already.
+
+    Args:
+        patches: (..., h, w), any dtype if ``nearest``, otherwise floating point or uint8.
+        size: height and width wanted.
+        nearest: take the nearest pixel instead of an antialiased bilinear average.
+
+    Returns:
+        (..., *size) in the same dtype; bytes are rounded.
+
+    Raises:
+        ValueError: if the dtype cannot be averaged.
+    """
+    height, width = patches.shape[-2:]
+    if (height, width) == tuple(size):
+        return patches
+    if nearest:
+        row, column = (
+            ((torch.arange(new, device=patches.device) + 0.5) * (old / new)).long()
+            for new, old in zip(size, (height, width), strict=True)
+        )
+        return patches[..., row, :][..., column]
+    check_blendable(patches.dtype.is_floating_point, patches.dtype == torch.uint8, patches.dtype)
+    flat = patches.reshape(1, -1, height, width).float()
+    resized = interpolate(flat, size=size, mode="bilinear", antialias=True).reshape(*patches.shape[:-2], *size)
+    return resized.to(patches.dtype) if patches.is_floating_point() else resized.round().to(patches.dtype)
+
+
+def _window(box: Sequence[int]) -> tuple[Any, ...]:
+    top, left, bottom, right = box
+    return (..., slice(top, bottom), slice(left, right))
+
+
+def _size(box: Sequence[int]) -> tuple[int, int]:
+    return box[2] - box[0], box[3] - box[1]
+
+
+def _sizes(boxes: Tensor) -> Tensor:
+    return boxes[..., 2:] - boxes[..., :2]
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return box_areas(boxes.flatten(0, -2)).view(boxes.shape[:-1])
