@@ -15,10 +15,11 @@ Shapes: ``images`` (B, C, H, W), ``labels`` (B,) int64, ``targets`` (B, K) float
 from cutmix_zoo.mixing.blend_plan import BlendPlan, MaskPlan
 from cutmix_zoo.mixing.box_plan import BoxPlan
 from cutmix_zoo.mixing.boxes import Box, clipped_boxes, inside_boxes
-from cutmix_zoo.mixing.collate import MixCollate, collate_samples, plan_for
+from cutmix_zoo.mixing.collate import MixCollate, collate_samples
 from cutmix_zoo.mixing.compose import Chain, OneOf, Scheduled
 from cutmix_zoo.mixing.cutmix import CutMix
 from cutmix_zoo.mixing.cutout import Cutout
+from cutmix_zoo.mixing.drawing import plan_for
 from cutmix_zoo.mixing.erase_plan import ErasePlan
 from cutmix_zoo.mixing.joined_plans import ChoicePlan, SequencePlan, concatenate
 from cutmix_zoo.mixing.method import MixMethod

@@ -93,7 +93,7 @@ class BoxPlan(DonorPlan):
     def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
         return bits_of(dtype)
 
-    def _mask_plan(self, ignore_index: int) -> MixPlan:
+    def _mask_plan(self, _: int) -> MixPlan:
         return self
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from timm.data import FastCollateMixup
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from cutmix_zoo.checks import require_count, require_fraction
-from cutmix_zoo.keys import SampleKey, Stream, generator_for
+from cutmix_zoo.keys import SampleKey
+from cutmix_zoo.mixing.drawing import PlanSource
 from cutmix_zoo.mixing.memory import empty_batch, memory_order
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
 
@@ -23,24 +23,6 @@ if TYPE_CHECKING:
 
 Sample = tuple[Any, Any] | tuple[Any, Any, SampleKey]
 """Image (C, H, W), a CPU tensor or a NumPy array of any layout and dtype; integer label; and perhaps a key."""
-
-
-def plan_for(
-    mix: MixMethod, batch_size: int, height: int, width: int, *, seed: int, epoch: int, step: int, rank: int
-) -> MixPlan:
-    """Draw the plan that belongs to one step of a run: the collate and the device path draw the same one.
-
-    Args:
-        mix: the method.
-        batch_size: number of images on this rank.
-        height: height of the images in pixels.
-        width: width of the images in pixels.
-        seed: the run's seed.
-        epoch: epoch, from 0.
-        step: step within the epoch, from 0.
-        rank: this process among those that train together.
-    """
-    return mix.draw(batch_size, height, width, generator=generator_for(seed, Stream.MIX, epoch, step, rank))
 
 
 def collate_samples(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
@@ -86,9 +68,10 @@ class MixCollate(FastCollateMixup):
         smoothing: label smoothing in [0, 1], applied to unmixed batches too. timm's is 0.1 unless told otherwise.
         seed: the run's seed.
         rank: this process among those that train together.
+        epochs: length of the run, which scheduled methods need to know.
 
     Raises:
-        ValueError: if ``smoothing`` or ``num_classes`` is out of range.
+        ValueError: if ``epochs``, ``smoothing`` or ``num_classes`` is out of range.
         TypeError: if ``mix`` is no mixing method.
 
     Example:
@@ -100,31 +83,38 @@ class MixCollate(FastCollateMixup):
     """
 
     # The constructor of FastCollateMixup is not called: its settings describe methods of its own.
-    def __init__(self, mix: MixMethod, num_classes: int, smoothing: float = 0.0, seed: int = 0, rank: int = 0) -> None:
-        if not callable(getattr(mix, "draw", None)):
-            raise TypeError(f"mix must be a mixing method such as CutMix(), got {mix!r}")
+    def __init__(
+        self,
+        mix: MixMethod,
+        num_classes: int,
+        smoothing: float = 0.0,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        epochs: int | None = None,
+    ) -> None:
         require_fraction("smoothing", smoothing)
         require_count("num_classes", num_classes)
-        self.mix = mix
+        self.plans = PlanSource(mix, seed=seed, rank=rank, epochs=epochs)
         self.num_classes = num_classes
         self.smoothing = smoothing
-        self.seed = seed
-        self.rank = rank
-        self._enabled = torch.ones((), dtype=torch.bool).share_memory_()
-        self._own: tuple[int, torch.Generator] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a generator's state does not survive the way to a spawned worker, which starts its own anyway
-        return {**self.__dict__, "_own": None}
 
     @property
     def mixup_enabled(self) -> bool:
         """Whether batches are mixed: one switch for this process and all its loader workers."""
-        return bool(self._enabled)
+        return self.plans.enabled
 
     @mixup_enabled.setter
     def mixup_enabled(self, enabled: bool) -> None:
-        self._enabled.fill_(enabled)
+        self.plans.enabled = enabled
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins, from 0, for scheduled methods and samples without keys.
+
+        Raises:
+            ValueError: if the run has no such epoch.
+        """
+        self.plans.set_epoch(epoch)
 
     def __call__(self, batch: Sequence[Sample], _: object = None) -> tuple[Tensor, Tensor]:
         """Collate and mix samples.
@@ -141,24 +131,9 @@ class MixCollate(FastCollateMixup):
             TypeError: if a sample is something else.
         """
         arrays, labels = _read(batch)
-        plan = self._plan(batch[0], len(arrays), *arrays[0].shape[-2:])
+        key = batch[0][2] if len(batch[0]) == 3 else None
+        plan = self.plans.draw(len(arrays), *arrays[0].shape[-2:], images=arrays, key=key)
         return _write(plan, arrays), plan.mix_targets(labels, self.num_classes, self.smoothing)
-
-    def _plan(self, first: Sample, batch_size: int, height: int, width: int) -> MixPlan:
-        if not self.mixup_enabled:
-            return IdentityPlan(batch_size, height, width)
-        if len(first) == 2:
-            return self.mix.draw(batch_size, height, width, generator=self._own_generator())
-        epoch, step, _ = first[2]
-        return plan_for(self.mix, batch_size, height, width, seed=self.seed, epoch=epoch, step=step, rank=self.rank)
-
-    def _own_generator(self) -> torch.Generator:
-        worker = get_worker_info()
-        origin = torch.initial_seed() if worker is None else worker.seed
-        # In a worker this object is a copy, perhaps of one that was used before: it must not go on from there.
-        if self._own is None or self._own[0] != origin:
-            self._own = origin, generator_for(origin, Stream.MIX, self.seed, self.rank)
-        return self._own[1]
 
 
 def _read(samples: Sequence[Sample]) -> tuple[list[np.ndarray], Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -13,9 +14,6 @@ from cutmix_zoo.mixing.joined_plans import ChoicePlan, SequencePlan
 from cutmix_zoo.mixing.method import Context, MixMethod
 from cutmix_zoo.mixing.pairing import Per, numpy_generator
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,8 @@ class OneOf:
         torch.Size([8])
     """
 
-    mixes: tuple[MixMethod, ...]
-    weights: tuple[float, ...] | None = None
+    mixes: Sequence[MixMethod]
+    weights: Sequence[float] | None = None
     per: Per = "batch"
 
     def __post_init__(self) -> None:
@@ -60,7 +58,7 @@ class OneOf:
     def draw(
         self, batch_size: int, height: int, width: int, *, generator: torch.Generator, **context: Unpack[Context]
     ) -> MixPlan:
-        """Draw how a batch is mixed; see :meth:`MixMethod.draw <cutmix_zoo.mixing.MixMethod.draw>`."""
+        """Draw how a batch is mixed; see :meth:`~cutmix_zoo.mixing.method.MixMethod.draw`."""
         rng = numpy_generator(generator)
         weights = np.ones(len(self.mixes)) if self.weights is None else np.array(self.weights)
         count = 1 if self.per == "batch" else batch_size
@@ -93,7 +91,7 @@ class Chain:
         torch.Size([8, 3, 32, 32])
     """
 
-    mixes: tuple[MixMethod, ...]
+    mixes: Sequence[MixMethod]
 
     def __post_init__(self) -> None:
         _as_methods(self, self.mixes)
@@ -101,7 +99,7 @@ class Chain:
     def draw(
         self, batch_size: int, height: int, width: int, *, generator: torch.Generator, **context: Unpack[Context]
     ) -> MixPlan:
-        """Draw how a batch is mixed; see :meth:`MixMethod.draw <cutmix_zoo.mixing.MixMethod.draw>`."""
+        """Draw how a batch is mixed; see :meth:`~cutmix_zoo.mixing.method.MixMethod.draw`."""
         rng = numpy_generator(generator)
         shape = (batch_size, height, width)
         parts = [mix.draw(*shape, generator=_generator(rng), **context) for mix in self.mixes]
@@ -146,7 +144,7 @@ class Scheduled:
     def draw(
         self, batch_size: int, height: int, width: int, *, generator: torch.Generator, **context: Unpack[Context]
     ) -> MixPlan:
-        """Draw how a batch is mixed; see :meth:`MixMethod.draw <cutmix_zoo.mixing.MixMethod.draw>`."""
+        """Draw how a batch is mixed; see :meth:`~cutmix_zoo.mixing.method.MixMethod.draw`."""
         progress = context.get("progress")
         if progress is None:
             raise ValueError(

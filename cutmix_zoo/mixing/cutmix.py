@@ -14,7 +14,7 @@ from cutmix_zoo.mixing.boxes import box_areas, clipped_boxes, inside_boxes
 from cutmix_zoo.mixing.method import PairDraw, PairMethod
 
 BoxRule = Literal["clip", "inside", "gaussian"]
-"""Where a box may lie: around a uniform centre and clipped to the image, wholly inside it, or around a Gaussian centre."""
+"""Where a box may lie: around a uniform or a Gaussian centre and clipped to the image, or wholly inside it."""
 
 LabelRule = Literal["mixed", "one_hot", "complete"]
 """What the target is: the shares of both, the larger share alone, or a half of each."""

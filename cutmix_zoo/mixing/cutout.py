@@ -59,7 +59,7 @@ class Cutout:
     def draw(
         self, batch_size: int, height: int, width: int, *, generator: torch.Generator, **_: Unpack[Context]
     ) -> MixPlan:
-        """Draw what is erased; see :meth:`MixMethod.draw <cutmix_zoo.mixing.MixMethod.draw>`. A single image is erased too."""
+        """Draw what is erased, of a single image too; see :meth:`~cutmix_zoo.mixing.method.MixMethod.draw`."""
         rng = numpy_generator(generator)
         groups = batch_size if self.per == "sample" else 1
         gate = rng.random(groups) < self.prob
@@ -68,5 +68,4 @@ class Cutout:
         box = np.concatenate([corner.clip(0), (corner + self.size).clip(0, size)], axis=1) * gate[:, None]
         if not gate.any():
             return IdentityPlan(batch_size, height, width)
-        box = torch.from_numpy(box).expand(batch_size, 4)
-        return ErasePlan(batch_size, height, width, box, self.fill)
+        return ErasePlan(batch_size, height, width, torch.from_numpy(box).expand(batch_size, 4), self.fill)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cutmix_zoo.mixing.erase_plan import ErasePlan
-from cutmix_zoo.mixing.memory import empty_batch, memory_order
+from cutmix_zoo.mixing.memory import memory_order
 from cutmix_zoo.mixing.plan import MixPlan, check_integers
 
 if TYPE_CHECKING:
@@ -238,9 +238,7 @@ def _check_parts(plan: JoinedPlan) -> None:
     expected = (plan.batch_size, plan.height, plan.width)
     sizes = [(part.batch_size, part.height, part.width) for part in plan.parts]
     if not sizes or any(size != expected for size in sizes):
-        raise ValueError(
-            f"the parts must be plans of one batch of {expected} (batch size, height, width), got {sizes}"
-        )
+        raise ValueError(f"the parts must be plans of one batch of {expected} (batch size, height, width), got {sizes}")
 
 
 def _stack_sources(sources: list[Tensor]) -> list[Tensor]:

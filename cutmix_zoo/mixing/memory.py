@@ -104,6 +104,7 @@ def _populated(size: int) -> tuple[np.ndarray, torch.UntypedStorage]:
         os.ftruncate(file, size)
         view = mmap.mmap(file, size)
         view.madvise(_POPULATE_WRITE)
-        return np.frombuffer(view, np.uint8), torch.UntypedStorage._new_shared_fd_cpu(file, size)
+        storage = torch.UntypedStorage._new_shared_fd_cpu(file, size)  # type: ignore[attr-defined]
+        return np.frombuffer(view, np.uint8), storage
     finally:
         os.close(file)

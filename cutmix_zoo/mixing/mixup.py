@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from cutmix_zoo.checks import require_positive
 from cutmix_zoo.mixing.blend_plan import BlendPlan
 from cutmix_zoo.mixing.method import PairDraw, PairMethod
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)

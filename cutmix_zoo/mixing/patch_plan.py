@@ -123,7 +123,7 @@ class PatchPlan(MixPlan):
             return bits_of(dtype)
         return None if dtype == torch.bfloat16 or dtype.is_complex else dtype
 
-    def _mask_plan(self, ignore_index: int) -> MixPlan:
+    def _mask_plan(self, _: int) -> MixPlan:
         return replace(self, nearest=True)
 
 

@@ -185,8 +185,8 @@ class MixPlan(ABC):
     def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
         """Return the dtype as which :meth:`_write` may see images of ``dtype``; None where it may not."""
 
-    def _mask_plan(self, ignore_index: int) -> MixPlan:
-        """Return the plan that does with class masks what this one does with images."""
+    def _mask_plan(self, _: int) -> MixPlan:
+        """Return the plan that does with class masks what this one does with images, given the ignored class."""
         raise ValueError(
             f"{type(self).__name__} blends images, so a pixel of the mask would have several classes: "
             "mix one-hot masks (B, K, height, width) with apply, or use a method that pastes, such as CutMix"
@@ -252,7 +252,7 @@ class IdentityPlan(MixPlan):
     def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
         return bits_of(dtype)
 
-    def _mask_plan(self, ignore_index: int) -> MixPlan:
+    def _mask_plan(self, _: int) -> MixPlan:
         return self
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cutmix_zoo.mixing.compose import Chain, OneOf, Scheduled
 from cutmix_zoo.mixing.cutmix import CutMix
 from cutmix_zoo.mixing.cutout import Cutout
-from cutmix_zoo.mixing.method import MixMethod
 from cutmix_zoo.mixing.mixup import Mixup
+
+if TYPE_CHECKING:
+    from cutmix_zoo.mixing.method import MixMethod
 
 CANONICAL: dict[str, MixMethod] = {
     "cutmix": CutMix(per="sample"),

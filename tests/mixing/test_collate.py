@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
-from cutmix_zoo.mixing import CutMix, MixCollate, collate, collate_samples, plan_for
+from cutmix_zoo.mixing import CutMix, MixCollate, collate_samples, drawing, plan_for
 
 NUM_CLASSES = 10
 MIX = CutMix(per="sample")
@@ -163,7 +163,7 @@ def test_without_keys_the_worker_seed_decides(monkeypatch: pytest.MonkeyPatch) -
 
     def batches(collate_fn: MixCollate, worker_seed: int | None) -> list[bytes]:
         worker = None if worker_seed is None else SimpleNamespace(seed=worker_seed)
-        monkeypatch.setattr(collate, "get_worker_info", lambda: worker)
+        monkeypatch.setattr(drawing, "get_worker_info", lambda: worker)
         return [collate_fn(samples)[0].numpy().tobytes() for _ in range(2)]
 
     used = MixCollate(MIX, NUM_CLASSES)

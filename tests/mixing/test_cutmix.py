@@ -173,7 +173,7 @@ def test_a_draw_moves_the_generator_on_by_one(settings: dict[str, object], batch
         ({"prob": 1.1}, "prob must be a number from 0 to 1, got 1.1"),
         ({"per": "elem"}, "per must be one of batch, pair, sample, got 'elem'"),
         ({"pairing": "roll"}, "pairing must be one of derangement, permutation, reverse, got 'roll'"),
-        ({"box": "outside"}, "box must be one of clip, inside, got 'outside'"),
+        ({"box": "outside"}, "box must be one of clip, inside, gaussian, got 'outside'"),
         ({"per": "pair", "pairing": "permutation"}, "per='pair' needs mutual pairs"),
     ],
 )

@@ -53,7 +53,7 @@ def test_any_integer_labels(dtype: torch.dtype) -> None:
         (torch.arange(8), 7, 0.0, r"label 7 is outside \[0, 7\): set num_classes"),
         (torch.arange(8) - 1, 8, 0.0, r"label -1 is outside \[0, 8\)"),
         (torch.arange(7), 8, 0.0, r"labels must be 8 integers.*got torch.int64 of shape \(7,\)"),
-        (torch.zeros(8), 8, 0.0, "labels must be 8 integers.*got torch.float32"),
+        (torch.zeros(8), 8, 0.0, "floating-point labels must be 8 rows of 8 numbers"),
         (torch.zeros(8, 1, dtype=torch.int64), 8, 0.0, r"labels must be 8 integers.*shape \(8, 1\)"),
         (torch.zeros(8, dtype=torch.int64), 0, 0.0, "num_classes must be a whole number of at least 1, got 0"),
         (torch.arange(8), 8, 1.5, "smoothing must be a number from 0 to 1, got 1.5"),

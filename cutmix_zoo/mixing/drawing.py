@@ -1,0 +1,128 @@
+"""From a method to the plan of each batch: keyed in our own runs, from a generator of its own elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Unpack
+
+import torch
+from torch.utils.data import get_worker_info
+
+from cutmix_zoo.checks import require, require_count
+from cutmix_zoo.keys import SampleKey, Stream, generator_for
+from cutmix_zoo.mixing.compose import check_method
+from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
+
+if TYPE_CHECKING:
+    from cutmix_zoo.mixing.method import Context, Images, MixMethod
+
+
+def plan_for(
+    mix: MixMethod,
+    batch_size: int,
+    height: int,
+    width: int,
+    *,
+    seed: int,
+    epoch: int,
+    step: int,
+    rank: int,
+    **context: Unpack[Context],
+) -> MixPlan:
+    """Draw the plan that belongs to one step of a run: the collate and the device path draw the same one.
+
+    Args:
+        mix: the method.
+        batch_size: number of images on this rank.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        seed: the run's seed.
+        epoch: epoch, from 0.
+        step: step within the epoch, from 0.
+        rank: this process among those that train together.
+        context: what else the method needs (:class:`~cutmix_zoo.mixing.method.Context`).
+    """
+    generator = generator_for(seed, Stream.MIX, epoch, step, rank)
+    return mix.draw(batch_size, height, width, generator=generator, **context)
+
+
+class PlanSource:
+    """Draws the plans of batch after batch; what is set here reaches loader workers that are already running.
+
+    With a :class:`~cutmix_zoo.keys.SampleKey`, a plan is a function of (seed, epoch, step, rank): see
+    :func:`plan_for`. Without one it is drawn from a generator of this object's own, which is seeded by the loader
+    worker's seed (without workers, by ``torch.initial_seed()``), and the global generators are not touched.
+
+    Args:
+        mix: the method.
+        seed: the run's seed.
+        rank: this process among those that train together.
+        epochs: length of the run, which scheduled methods need to know.
+
+    Raises:
+        ValueError: if ``epochs`` is below 1.
+        TypeError: if ``mix`` is no mixing method.
+    """
+
+    def __init__(self, mix: MixMethod, *, seed: int = 0, rank: int = 0, epochs: int | None = None) -> None:
+        check_method("mix", mix)
+        if epochs is not None:
+            require_count("epochs", epochs)
+        self.mix, self.seed, self.rank, self.epochs = mix, seed, rank, epochs
+        self._enabled = torch.ones((), dtype=torch.bool).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._own: tuple[int, torch.Generator] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a generator's state does not survive the way to a spawned worker, which starts its own anyway
+        return {**self.__dict__, "_own": None}
+
+    @property
+    def enabled(self) -> bool:
+        """Whether batches are mixed: one switch for this process and all its loader workers."""
+        return bool(self._enabled)
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self._enabled.fill_(enabled)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins, from 0, where samples carry no keys that say it.
+
+        Raises:
+            ValueError: if the run has no such epoch.
+        """
+        require(epoch >= 0, f"epoch must be at least 0, got {epoch}")
+        if self.epochs is not None:
+            require(epoch < self.epochs, f"epoch must be below epochs={self.epochs}, got {epoch}")
+        self._epoch.fill_(epoch)
+
+    def draw(
+        self, batch_size: int, height: int, width: int, *, images: Images, key: SampleKey | None = None
+    ) -> MixPlan:
+        """Draw the plan of the next batch.
+
+        Args:
+            batch_size: number of images.
+            height: height of the images in pixels.
+            width: width of the images in pixels.
+            images: what will be mixed.
+            key: of one of the samples, where they have keys.
+        """
+        if not self.enabled:
+            return IdentityPlan(batch_size, height, width)
+        context: Context = {"images": images}
+        if self.epochs is not None:
+            epoch = int(self._epoch) if key is None else key.epoch
+            context["progress"] = min(epoch / self.epochs, 1.0)
+        shape = (batch_size, height, width)
+        if key is None:
+            return self.mix.draw(*shape, generator=self._own_generator(), **context)
+        return plan_for(self.mix, *shape, seed=self.seed, epoch=key.epoch, step=key.step, rank=self.rank, **context)
+
+    def _own_generator(self) -> torch.Generator:
+        worker = get_worker_info()
+        origin = torch.initial_seed() if worker is None else worker.seed
+        # In a worker this object is a copy, perhaps of one that was used before: it must not go on from there.
+        if self._own is None or self._own[0] != origin:
+            self._own = origin, generator_for(origin, Stream.MIX, self.seed, self.rank)
+        return self._own[1]
