@@ -6,8 +6,26 @@
 """
 
 import cutmix_zoo.models  # noqa: F401  registers the models
-from cutmix_zoo.mixing import CutMix, MixCollate, MixPlan, mixed_accuracy, two_term_loss
+from cutmix_zoo.mixing import (
+    CutMix,
+    MixCollate,
+    MixedTarget,
+    MixPlan,
+    MixTransform,
+    Mixup,
+    mixed_accuracy,
+    two_term_loss,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["CutMix", "MixCollate", "MixPlan", "mixed_accuracy", "two_term_loss"]
+__all__ = [
+    "CutMix",
+    "MixCollate",
+    "MixPlan",
+    "MixTransform",
+    "MixedTarget",
+    "Mixup",
+    "mixed_accuracy",
+    "two_term_loss",
+]

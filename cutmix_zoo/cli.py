@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cutmix_zoo import __version__, evaluate, train
 from cutmix_zoo.bench import mixing
+from cutmix_zoo.data.gallery import draw_every_method
 from cutmix_zoo.errors import UserError, refuse_existing, run_command
 from cutmix_zoo.training.job import open_splits, resolve
 from cutmix_zoo.training.overrides import split_overrides
@@ -31,9 +32,11 @@ def recipes(arguments: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="the file to write (default: ./NAME.yaml)")
     options = parser.parse_args(arguments)
     if options.copy is None:
-        for name, file in shipped_recipes().items():
+        shipped = shipped_recipes()
+        width = max(map(len, shipped), default=0)
+        for name, file in shipped.items():
             headline = file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
-            _print(f"{name:34} {headline}")
+            _print(f"{name:{width}} {headline}")
         return
     source = find_shipped(options.copy)
     target: Path = options.output or Path(f"{options.copy}.yaml")
@@ -46,22 +49,30 @@ def recipes(arguments: Sequence[str]) -> None:
 
 
 def preview(arguments: Sequence[str]) -> None:
-    """Draw the first mixed batch of a recipe."""
+    """Draw the first mixed batch of a recipe, or what every method makes of the same images."""
     parser = argparse.ArgumentParser(
         prog="cutmix-zoo preview",
         description="Draw a grid of mixed training images with their boxes, label names and shares.",
         epilog="Every key of the recipe can be overridden, such as --mix.per sample.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="RECIPE", help="a recipe file, or a shipped recipe's name")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", metavar="RECIPE", help="a recipe file, or a shipped recipe's name")
+    what.add_argument("--gallery", action="store_true", help="every mixing method on the same images, without a recipe")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.png", help="the picture to write")
     options, rest = parser.parse_known_args(arguments)
-    recipe = load_recipe(options.config, split_overrides(rest))
+    overrides = split_overrides(rest)
+    recipe = None if options.gallery else load_recipe(options.config, overrides)
+    if recipe is None and overrides:
+        raise UserError(f"--{next(iter(overrides))} overrides a key of a recipe, which --gallery has not; leave it out")
     if not options.output.suffix:
         raise UserError(f"{options.output} has no ending that names a picture's format; call it {options.output}.png")
     refuse_existing(options.output)
-    splits = open_splits(recipe)
-    draw_preview(resolve(recipe, splits.classes), splits, options.output)
+    if recipe is None:
+        draw_every_method(options.output)
+    else:
+        splits = open_splits(recipe)
+        draw_preview(resolve(recipe, splits.classes), splits, options.output)
     _print(f"wrote {options.output}")
 
 
@@ -85,7 +96,7 @@ COMMANDS = {
     "recipes": (recipes, "list the shipped recipes, or copy one"),
     "train": (train.command, "train a recipe"),
     "evaluate": (evaluate.command, "measure a model on a dataset"),
-    "preview": (preview, "draw the mixed images of a recipe"),
+    "preview": (preview, "draw the mixed images of a recipe, or of every method"),
     "bench": (bench, "compare our speed with the peers' in one run"),
 }
 

@@ -13,8 +13,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is importe
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
+import cutmix_zoo.pictures
 from cutmix_zoo.data.idx import write_idx
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.settings import Recipe
@@ -128,3 +130,12 @@ def webdataset_folder(tmp_path: Path) -> Path:
         info["splits"][split] = {"name": split, "num_samples": 24, "filenames": names, "shard_lengths": [6] * 4}
     (root / "_info.json").write_text(json.dumps(info))
     return root
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Keep what is drawn, to look into it."""
+    kept: list[Figure] = []
+    make = cutmix_zoo.pictures._figure
+    monkeypatch.setattr(cutmix_zoo.pictures, "_figure", lambda *size: kept.append(make(*size)) or kept[-1])
+    return kept

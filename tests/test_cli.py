@@ -4,11 +4,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 import cutmix_zoo.cli
 from cutmix_zoo import __version__
 from cutmix_zoo.cli import command
 from cutmix_zoo.errors import SampleError, UserError, refuse_existing, run_command
+from cutmix_zoo.mixing import CANONICAL
 from cutmix_zoo.training.recipe import find_recipe, load_recipe, shipped_recipes
 
 
@@ -60,6 +63,40 @@ def test_train_evaluate_and_preview_are_wired(
     assert f"top-1 {summary['top1']:.2f} %" in capsys.readouterr().out
     command(["preview", *config, "--output", str(tmp_path / "p.png")])
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_gallery_needs_no_recipe(
+    figures: list[Figure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command(["preview", "--gallery", "--output", "new/gallery.png"])
+    assert capsys.readouterr().out == "wrote new/gallery.png\n"
+    with Image.open("new/gallery.png") as picture:
+        assert picture.format == "PNG"
+    assert set(CANONICAL) <= {text.get_text() for text in figures[0].texts}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "one of the arguments --config --gallery is required"),
+        (["--gallery", "--config", "quickstart"], "argument --config: not allowed with argument --gallery"),
+    ],
+)
+def test_preview_draws_a_recipe_or_the_gallery(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command(["preview", *arguments, "--output", str(tmp_path / "p.png")])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_gallery_takes_no_overrides(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--mix\.per overrides a key of a recipe, which --gallery has not"):
+        command(["preview", "--gallery", "--mix.per", "sample", "--output", str(tmp_path / "p.png")])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bench_prints_a_table_and_writes_json(
@@ -149,11 +186,13 @@ def test_a_file_that_is_there_or_cannot_be_made_is_refused(tmp_path: Path) -> No
 def test_no_command_overwrites_a_file(tmp_path: Path) -> None:
     mine = tmp_path / "mine.png"
     mine.write_text("precious")
-    for arguments in (["preview", "--config", "quickstart", "--output"], ["bench", "mixing", "--json"]):
+    gallery = ["preview", "--gallery", "--output"]
+    for arguments in (["preview", "--config", "quickstart", "--output"], gallery, ["bench", "mixing", "--json"]):
         with pytest.raises(UserError, match="exists and is not overwritten"):
             command([*arguments, str(mine)])
     assert mine.read_text() == "precious"
-    with pytest.raises(UserError, match=r"has no ending .* call it .*mine.png"):
-        command(["preview", "--config", "quickstart", "--output", str(tmp_path / "mine")])
-    with pytest.raises(UserError, match=r"cannot write .*foo"):
-        command(["preview", "--config", "quickstart", "--output", str(tmp_path / "p.foo")])
+    for arguments in (["preview", "--config", "quickstart", "--output"], gallery):
+        with pytest.raises(UserError, match=r"has no ending .* call it .*mine.png"):
+            command([*arguments, str(tmp_path / "mine")])
+        with pytest.raises(UserError, match=r"cannot write .*foo"):
+            command([*arguments, str(tmp_path / "p.foo")])

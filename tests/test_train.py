@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 import cutmix_zoo.train
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluate import evaluate
-from cutmix_zoo.mixing import CutMix
+from cutmix_zoo.mixing import Chain, CutMix, Cutout, FeatureMix, MixMethod, Mixup, OneOf, Scheduled
 from cutmix_zoo.train import train
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
@@ -221,6 +222,56 @@ def test_workers_and_the_place_of_mixing_do_not_change_a_bit(
     other = replace(recipe, data=replace(recipe.data, workers=2), runtime=replace(recipe.runtime, mix_on=mix_on))
     train(other, tmp_path / "other")
     assert weights(tmp_path / "other") == weights(folder)
+
+
+SCHEDULED = Scheduled(
+    Chain([Cutout(10, fill=(73.0,)), OneOf([CutMix(), Mixup()], per="sample")]), start=0.2, off_from=0.9
+)
+MANIFOLD = Chain([Cutout(10, fill=(73.0,)), FeatureMix(Mixup(), [0, 1, 2, 3])])
+
+
+@pytest.mark.parametrize("mix", [SCHEDULED, MANIFOLD], ids=["scheduled", "manifold"])
+def test_methods_made_of_methods_resume_and_move_to_the_collate_without_changing_a_bit(
+    mix: MixMethod, finished: tuple[Recipe, Path], tmp_path: Path
+) -> None:
+    recipe = replace(finished[0], mix=mix)
+    summary = train(recipe, tmp_path / "whole")
+    assert load_recipe(tmp_path / "whole" / "recipe.yaml").mix == mix
+    assert summary["epochs"] == 3
+    train(recipe, tmp_path / "resumed", resume=str(tmp_path / "whole" / "checkpoints" / "epoch-0001"))
+    assert weights(tmp_path / "resumed") == weights(tmp_path / "whole")
+    if mix is SCHEDULED:
+        options = {"data": replace(recipe.data, workers=1), "runtime": replace(recipe.runtime, mix_on="collate")}
+        train(replace(recipe, **options), tmp_path / "collated")
+        assert weights(tmp_path / "collated") == weights(tmp_path / "whole")
+
+
+def test_the_maps_are_mixed_and_checkpointing_mixes_them_again(
+    finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(finished[0], mix=FeatureMix(CutMix(), [2]))
+    recipe = replace(recipe, schedule=replace(recipe.schedule, epochs=1, warmup_epochs=0))
+    train(recipe, tmp_path / "mixed")
+    original = cutmix_zoo.training.job.make_network
+
+    def checkpointing(recipe: Recipe) -> torch.nn.Module:
+        network = original(recipe)
+        network.set_grad_checkpointing()
+        return network
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cutmix_zoo.training.job, "make_network", checkpointing)
+        train(recipe, tmp_path / "checkpointing")
+    with monkeypatch.context() as patch:
+        patch.setattr(cutmix_zoo.training.loop, "mix_features", lambda model, plan: nullcontext())
+        train(recipe, tmp_path / "unmixed")
+    mixed, recomputed, unmixed = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("mixed", "checkpointing", "unmixed")
+    )
+    parameters = [key for key in mixed if "running" not in key and "num_batches" not in key]
+    for key in parameters:  # the running statistics are updated twice
+        torch.testing.assert_close(recomputed[key], mixed[key])
+    assert not torch.equal(unmixed["conv1.weight"], mixed["conv1.weight"])
 
 
 def test_seed_mixing_and_smoothing_do_change_the_weights(finished: tuple[Recipe, Path], tmp_path: Path) -> None:

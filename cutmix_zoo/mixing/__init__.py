@@ -21,17 +21,28 @@ from cutmix_zoo.mixing.cutmix import CutMix
 from cutmix_zoo.mixing.cutout import Cutout
 from cutmix_zoo.mixing.drawing import plan_for
 from cutmix_zoo.mixing.erase_plan import ErasePlan
+from cutmix_zoo.mixing.feature import FeatureMix, FeaturePlan, mix_features, needs_network
+from cutmix_zoo.mixing.fmix import FMix
+from cutmix_zoo.mixing.gridmix import GridMix
 from cutmix_zoo.mixing.joined_plans import ChoicePlan, SequencePlan, concatenate
+from cutmix_zoo.mixing.maps import feature_modules, map_sizes
 from cutmix_zoo.mixing.method import MixMethod
+from cutmix_zoo.mixing.mixed_target import MixedTarget
 from cutmix_zoo.mixing.mixup import Mixup
 from cutmix_zoo.mixing.patch_plan import PatchPlan
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
 from cutmix_zoo.mixing.registry import CANONICAL, METHODS
+from cutmix_zoo.mixing.resizemix import ResizeMix
+from cutmix_zoo.mixing.ricap import RICAP
+from cutmix_zoo.mixing.saliencymix import SaliencyMix
+from cutmix_zoo.mixing.smoothmix import SmoothMix
 from cutmix_zoo.mixing.targets import mixed_accuracy, two_term_loss
+from cutmix_zoo.mixing.transform import MixTransform
 
 __all__ = [
     "CANONICAL",
     "METHODS",
+    "RICAP",
     "BlendPlan",
     "Box",
     "BoxPlan",
@@ -40,21 +51,34 @@ __all__ = [
     "CutMix",
     "Cutout",
     "ErasePlan",
+    "FMix",
+    "FeatureMix",
+    "FeaturePlan",
+    "GridMix",
     "IdentityPlan",
     "MaskPlan",
     "MixCollate",
     "MixMethod",
     "MixPlan",
+    "MixTransform",
+    "MixedTarget",
     "Mixup",
     "OneOf",
     "PatchPlan",
+    "ResizeMix",
+    "SaliencyMix",
     "Scheduled",
     "SequencePlan",
+    "SmoothMix",
     "clipped_boxes",
     "collate_samples",
     "concatenate",
+    "feature_modules",
     "inside_boxes",
+    "map_sizes",
+    "mix_features",
     "mixed_accuracy",
+    "needs_network",
     "plan_for",
     "two_term_loss",
 ]

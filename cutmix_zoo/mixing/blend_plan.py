@@ -10,12 +10,21 @@ import torch
 from torch import Tensor
 
 from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of, check_label_lam
+from cutmix_zoo.mixing.rows import batch_order, blocks, gather, stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cutmix_zoo.mixing.rows import Samples
+
 LEVELS = 256
 """Weights are whole 256ths: what integer arithmetic really uses on bytes is then what the labels say."""
+
+_LONE = 1 << 16
+"""Bytes from which an image is blended alone, straight from its sample; smaller ones are stacked first."""
+
+_BLOCK = 1 << 19
+"""Bytes of a block of smaller images: its intermediate values, twice as large, stay in the second-level cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,15 +68,14 @@ class BlendPlan(DonorPlan):
 
     def _transform(self, images: Tensor) -> Tensor:
         weight = self.own_lam.to(images.device).view(-1, *[1] * (images.ndim - 1))
-        return blend(images, images[self.donor.to(images.device)], weight)
+        return blend(images, images.index_select(0, self.donor.to(images.device)), weight)
 
-    def _write(self, samples: Sequence[np.ndarray] | np.ndarray, out: np.ndarray, rows: Sequence[int]) -> None:
-        donors, weights = self.donor.tolist(), self.own_lam.tolist()
-        for i in rows:
-            _blend_into(out[i], samples[i], samples[donors[i]], weights[i])
+    def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
+        weights = self.own_lam.numpy().reshape(-1, *[1] * (out.ndim - 1))
+        _blend_rows(samples, out, rows, self.donor.tolist(), weights)
 
-    def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
-        return torch.uint8 if dtype == torch.uint8 else None
+    def _row_dtype(self, images: Tensor) -> torch.dtype | None:
+        return torch.uint8 if images.dtype == torch.uint8 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,24 +130,24 @@ class MaskPlan(DonorPlan):
         mask = self.mask.to(images.device)
         if mask.ndim == 3:
             mask = mask.view(self.batch_size, *[1] * (images.ndim - 3), self.height, self.width)
-        partners = images[self.donor.to(images.device)]
+        partners = images.index_select(0, self.donor.to(images.device))
         return torch.where(mask, images, partners) if self._is_hard else blend(images, partners, mask)
 
-    def _write(self, samples: Sequence[np.ndarray] | np.ndarray, out: np.ndarray, rows: Sequence[int]) -> None:
+    def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
         donors = self.donor.tolist()
         masks = self.mask.expand(self.batch_size, self.height, self.width).numpy()
+        if not self._is_hard:
+            masks = masks.reshape(self.batch_size, *[1] * (out.ndim - 3), self.height, self.width)
+            _blend_rows(samples, out, rows, donors, masks)
+            return
         for i in rows:
-            partner = samples[donors[i]]
-            if self._is_hard:
-                out[i] = samples[i]
-                np.copyto(out[i], partner, where=~masks[i])
-            else:
-                _blend_into(out[i], samples[i], partner, masks[i])
+            out[i] = samples[i]
+            np.copyto(out[i], samples[donors[i]], where=~masks[i])
 
-    def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
+    def _row_dtype(self, images: Tensor) -> torch.dtype | None:
         if self._is_hard:
-            return bits_of(dtype)
-        return torch.uint8 if dtype == torch.uint8 else None
+            return bits_of(images.dtype)
+        return torch.uint8 if images.dtype == torch.uint8 else None
 
     def _mask_plan(self, ignore_index: int) -> MixPlan:
         return self if self._is_hard else super()._mask_plan(ignore_index)
@@ -151,7 +159,7 @@ def quantize(weights: Tensor) -> Tensor:
 
 
 def blend(own: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
-    """Average two batches: ``weight * own + (1 - weight) * partner``.
+    """Average two batches: ``weight * own + (1 - weight) * partner``. ``partner`` may be overwritten.
 
     Args:
         own: (B, ...) floating point or uint8.
@@ -166,24 +174,57 @@ def blend(own: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
     """
     check_blendable(own.dtype.is_floating_point, own.dtype == torch.uint8, own.dtype)
     if own.dtype != torch.uint8:
-        return torch.lerp(partner, own, weight.to(own.dtype))
+        return partner.lerp_(own, weight.to(own.dtype))
     whole = (weight * LEVELS).int()
     return ((own * whole + partner * (LEVELS - whole) + LEVELS // 2) >> 8).to(torch.uint8)
 
 
-def _blend_into(out: np.ndarray, own: np.ndarray, partner: np.ndarray, weight: float | np.ndarray) -> None:
-    """Write what :func:`blend` computes."""
+def _blend_rows(
+    samples: Samples, out: np.ndarray, rows: Sequence[int], donors: Sequence[int], weights: np.ndarray
+) -> None:
+    """Write into ``out[rows]`` what :func:`blend` computes; ``weights`` (B, ...) are broadcast to the batch."""
     check_blendable(out.dtype.kind == "f", out.dtype == np.uint8, out.dtype)
-    if out.dtype != np.uint8:
-        out[...] = partner + (own - partner) * np.asarray(weight, out.dtype)
-        return
-    whole = np.asarray(np.multiply(weight, LEVELS), np.uint16)
-    # 256 * 255 + 128 still fits
-    total = np.multiply(own, whole, dtype=np.uint16)
-    total += np.multiply(partner, LEVELS - whole, dtype=np.uint16)
-    total += np.uint16(LEVELS // 2)
-    total >>= np.uint16(8)
-    out[...] = total
+    order = batch_order(out[0])
+    flat = all(size == 1 for size in weights.shape[1:]) and _is_dense(out, order)
+
+    def in_order(images: np.ndarray) -> np.ndarray:
+        ordered = images.transpose(order)
+        return ordered.reshape(len(images), -1) if flat else ordered
+
+    mixed, weights = in_order(out), in_order(weights)
+    together = isinstance(rows, range) and out[0].nbytes < _LONE
+    scratch = None
+    for block in blocks(rows, out, _BLOCK if together else 1):
+        part = slice(block[0], block[-1] + 1)
+        partner = in_order(gather(samples, donors[part]))
+        if together:
+            stack(samples, out, block)
+        own = mixed[part] if together else in_order(samples[block[0]][None])
+        if out.dtype != np.uint8:
+            mixed[part] = partner + (own - partner) * weights[part].astype(out.dtype)
+            continue
+        if scratch is None:  # kept for all blocks: fresh memory would cost as much as the arithmetic
+            scratch = np.empty(own.shape, np.uint16)
+        _blend_bytes(own, partner, weights[part], mixed[part], scratch[: len(own)])
+
+
+def _is_dense(array: np.ndarray, order: Sequence[int]) -> bool:
+    return array.transpose(order).flags.c_contiguous
+
+
+def _blend_bytes(
+    own: np.ndarray, partner: np.ndarray, weight: np.ndarray, out: np.ndarray, scratch: np.ndarray
+) -> None:
+    """Blend bytes by 16-bit integers: ``partner + ((own - partner) * w + 128 >> 8)``.
+
+    The difference and its product may wrap around; as the blend itself is a byte, its low byte is right all the same.
+    """
+    np.subtract(own, partner, out=scratch, dtype=np.uint16)
+    scratch *= (weight * LEVELS).astype(np.uint16)
+    scratch += np.uint16(LEVELS // 2)
+    scratch >>= np.uint16(8)
+    np.copyto(out, scratch, casting="unsafe")
+    out += partner
 
 
 def check_blendable(is_floating: bool, is_bytes: bool, dtype: object) -> None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cutmix_zoo.mixing.boxes import box_areas, in_boxes
-from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of, check_integers, check_label_lam, stack
+from cutmix_zoo.mixing.boxes import in_boxes, window
+from cutmix_zoo.mixing.memory import LARGE
+from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of, check_integers, check_label_lam, columns
+from cutmix_zoo.mixing.rows import blocks, stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
+    from cutmix_zoo.mixing.rows import Samples
+
+_BLOCK = 1 << 18
+"""Bytes of a block of images: what was copied is still in the cache when boxes are pasted over it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +61,16 @@ class BoxPlan(DonorPlan):
 
     @property
     def own_share(self) -> Tensor:  # noqa: D102
-        pasted = box_areas(self.boxes).double() / (self.height * self.width)
-        return (1.0 - pasted).float()
+        top, left, bottom, right = self.box.numpy().T
+        pasted = (bottom - top) * (right - left) / (self.height * self.width)
+        return torch.from_numpy(np.asarray(1.0 - pasted, np.float32)).expand(self.batch_size)
 
     @property
     def label_shares(self) -> Tensor:  # noqa: D102
         if self.label_lam is None:
             return self.pixel_shares
-        return torch.stack([self.label_lam, 1.0 - self.label_lam], dim=1)
+        label_lam = self.label_lam.numpy()
+        return torch.from_numpy(columns(label_lam, 1.0 - label_lam))
 
     @property
     def boxes(self) -> Tensor:  # noqa: D102
@@ -82,16 +90,22 @@ class BoxPlan(DonorPlan):
         mixed[..., top:bottom, left:right] = patches.index_select(0, self.donor.to(images.device))
         return mixed
 
-    def _write(self, samples: Sequence[np.ndarray] | np.ndarray, out: np.ndarray, rows: Sequence[int]) -> None:
-        stack(samples, out, rows)
-        donors, boxes = self.donor.tolist(), self.boxes.tolist()
-        for i in rows:
-            top, left, bottom, right = boxes[i]
-            if bottom > top and right > left:
-                out[i][..., top:bottom, left:right] = samples[donors[i]][..., top:bottom, left:right]
+    def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
+        donors = self.donor.tolist()
+        windows = [window(box) for box in self.box.reshape(-1, 4).tolist()]
+        for block in blocks(rows, out, _BLOCK):
+            stack(samples, out, block)
+            if len(windows) == 1 and isinstance(samples, np.ndarray) and isinstance(block, range):
+                part = slice(block.start, block.stop)
+                out[part][windows[0]] = samples[windows[0]][donors[part]]
+                continue
+            for i in block:
+                inside = windows[i if len(windows) > 1 else 0]
+                out[i][inside] = samples[donors[i]][inside]
 
-    def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
-        return bits_of(dtype)
+    def _row_dtype(self, images: Tensor) -> torch.dtype | None:
+        # one box for all is pasted by two tensor operations, which rows beat only where memory is the limit
+        return None if self.box.ndim == 1 and images.nbytes < LARGE else bits_of(images.dtype)
 
     def _mask_plan(self, _: int) -> MixPlan:
         return self

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import EllipsisType
 
 
 class Box(NamedTuple):
@@ -41,11 +46,11 @@ def clipped_boxes(lam: Tensor, centre: Tensor, height: int, width: int) -> Tenso
         >>> clipped_boxes(torch.tensor([0.75], dtype=torch.float64), torch.tensor([[0, 10]]), 32, 32).tolist()
         [[0, 2, 8, 18]]
     """
-    size = torch.tensor([height, width])
-    half = _nominal_sides(lam, size).floor().long() // 2
-    top_left = (centre - half).clamp(min=0)
-    bottom_right = torch.minimum(centre + half, size)
-    return torch.cat([top_left, bottom_right], dim=1)
+    size = np.array([height, width])
+    half = _nominal_sides(lam, size).astype(np.int64) // 2
+    top_left = np.maximum(centre.numpy() - half, 0)
+    bottom_right = np.minimum(centre.numpy() + half, size)
+    return torch.from_numpy(np.concatenate([top_left, bottom_right], axis=1))
 
 
 def inside_boxes(lam: Tensor, position: Tensor, height: int, width: int) -> Tensor:
@@ -69,15 +74,15 @@ def inside_boxes(lam: Tensor, position: Tensor, height: int, width: int) -> Tens
         >>> inside_boxes(torch.tensor([0.75], dtype=torch.float64), torch.tensor([[0.0, 0.99]]), 32, 32).tolist()
         [[0, 16, 16, 32]]
     """
-    size = torch.tensor([height, width])
-    side = _nominal_sides(lam, size).round().long()
-    top_left = (position * (size - side + 1)).long()
-    return torch.cat([top_left, top_left + side], dim=1)
+    size = np.array([height, width])
+    side = _nominal_sides(lam, size).round().astype(np.int64)
+    top_left = (position.numpy() * (size - side + 1)).astype(np.int64)
+    return torch.from_numpy(np.concatenate([top_left, top_left + side], axis=1))
 
 
-def _nominal_sides(lam: Tensor, size: Tensor) -> Tensor:
+def _nominal_sides(lam: Tensor, size: np.ndarray) -> np.ndarray:
     """Return the (N, 2) real-valued height and width of boxes that cover ``1 - lam`` of the image."""
-    return size * (1.0 - lam).sqrt().unsqueeze(1)
+    return size * np.sqrt(1.0 - lam.numpy())[:, None]
 
 
 def box_areas(boxes: Tensor) -> Tensor:
@@ -91,3 +96,14 @@ def in_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     row, column = (torch.arange(size, device=boxes.device) for size in (height, width))
     in_rows, in_columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
     return in_rows.unsqueeze(2) & in_columns.unsqueeze(1)
+
+
+def window(box: Sequence[int]) -> tuple[EllipsisType, slice, slice]:
+    """Return the index of a box in an array (..., height, width).
+
+    Example:
+        >>> window((1, 2, 3, 5))
+        (Ellipsis, slice(1, 3, None), slice(2, 5, None))
+    """
+    top, left, bottom, right = box
+    return (..., slice(top, bottom), slice(left, right))

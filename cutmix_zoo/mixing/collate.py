@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-import torch
 from timm.data import FastCollateMixup
-from torch import Tensor
 
-from cutmix_zoo.checks import require_count, require_fraction
-from cutmix_zoo.keys import SampleKey
+from cutmix_zoo.checks import require, require_count, require_fraction
 from cutmix_zoo.mixing.drawing import PlanSource
-from cutmix_zoo.mixing.memory import empty_batch, memory_order
-from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
+from cutmix_zoo.mixing.memory import Buffers, empty_batch
+from cutmix_zoo.mixing.plan import IdentityPlan
+from cutmix_zoo.mixing.rows import batch_order
+from cutmix_zoo.mixing.samples import read_samples
+from cutmix_zoo.mixing.targets import mix_by_kind
+
+try:  # TEMPORARY
+    from cutmix_zoo.mixing.feature import needs_network
+except ImportError:
+    needs_network = lambda mix: False
+try:
+    from cutmix_zoo.mixing.mixed_target import MixedTarget
+except ImportError:
+    pass
+try:
+    from cutmix_zoo.mixing.timm_args import method_from_timm
+except ImportError:
+    pass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cutmix_zoo.mixing.method import MixMethod
+    from torch import Tensor
 
-Sample = tuple[Any, Any] | tuple[Any, Any, SampleKey]
-"""Image (C, H, W), a CPU tensor or a NumPy array of any layout and dtype; integer label; and perhaps a key."""
+    from cutmix_zoo.mixing.method import MixMethod
+    from cutmix_zoo.mixing.samples import Sample
 
 
 def collate_samples(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
@@ -32,22 +43,27 @@ def collate_samples(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     ``channels_last`` batch. In a loader worker the batch is written straight into shared memory.
 
     Args:
-        samples: tuples of image, label and perhaps a key, which is dropped.
+        samples: tuples of image, label and perhaps a key, which is dropped
+            (:data:`~cutmix_zoo.mixing.samples.Sample`).
 
     Returns:
-        images (B, C, H, W) in the samples' dtype, and labels (B,) int64.
+        images (B, C, H, W) in the samples' dtype, and labels: (B,) int64, (B, ...) float32 or masks (B, H, W).
 
     Raises:
-        ValueError: if there is no sample, or the images differ in shape or dtype.
+        ValueError: if there is no sample, or the images or labels differ in shape or dtype.
         TypeError: if a sample is something else.
 
     Example:
+        >>> import numpy as np, torch
         >>> images, labels = collate_samples([(np.zeros((32, 32, 3), np.uint8).transpose(2, 0, 1), 7)] * 4)
         >>> images.shape, images.is_contiguous(memory_format=torch.channels_last), labels
         (torch.Size([4, 3, 32, 32]), True, tensor([7, 7, 7, 7]))
     """
-    arrays, labels = _read(samples)
-    return _write(IdentityPlan(len(arrays), *arrays[0].shape[-2:]), arrays), labels
+    batch = read_samples(samples)
+    first = batch.images[0]
+    output = empty_batch((len(batch.images), *first.shape), batch_order(first), first.dtype)
+    IdentityPlan(*batch.shape).write(batch.images, output.array)
+    return output.tensor(), batch.labels
 
 
 class MixCollate(FastCollateMixup):
@@ -59,22 +75,31 @@ class MixCollate(FastCollateMixup):
     written in the samples' dtype and layout (see :func:`collate_samples`).
 
     When the samples carry a :class:`~cutmix_zoo.keys.SampleKey`, the plan is a function of (seed, epoch,
-    step, rank): see :func:`plan_for`. Otherwise it is drawn from a generator of the collate's own, seeded by
-    the loader worker's seed (without workers, by ``torch.initial_seed()``), and the global generators are not touched.
+    step, rank): see :func:`~cutmix_zoo.mixing.drawing.plan_for`. Otherwise it is drawn from a generator of the
+    collate's own, seeded by the loader worker's seed (without workers, by ``torch.initial_seed()``), and the global
+    generators are not touched.
 
     Args:
-        mix: the method.
-        num_classes: K.
-        smoothing: label smoothing in [0, 1], applied to unmixed batches too. timm's is 0.1 unless told otherwise.
+        mix: the method; any but those that mix inside the network.
+        num_classes: K; or None where labels are no classes: floating-point values, or masks, which are cut and
+            pasted as their images are.
+        smoothing: label smoothing of integer labels in [0, 1], applied to unmixed batches too.
         seed: the run's seed.
         rank: this process among those that train together.
         epochs: length of the run, which scheduled methods need to know.
+        keep_plan: return a :class:`~cutmix_zoo.mixing.MixedTarget` in place of dense targets.
+        reuse: number of buffers through which each process goes round; 0 for new memory each time. A batch
+            of images is then overwritten when the process that made it makes its ``reuse``-th one after it, so it must
+            be used up, or copied to a device, by then. With loader workers, of which each runs ahead by
+            ``prefetch_factor`` batches, that is at least ``prefetch_factor + 2``.
 
     Raises:
-        ValueError: if ``epochs``, ``smoothing`` or ``num_classes`` is out of range.
+        ValueError: if ``epochs``, ``smoothing``, ``num_classes`` or ``reuse`` is out of range, or ``mix`` mixes
+            inside the network.
         TypeError: if ``mix`` is no mixing method.
 
     Example:
+        >>> import numpy as np
         >>> from cutmix_zoo.mixing import CutMix
         >>> collate = MixCollate(CutMix(), num_classes=10, smoothing=0.1)
         >>> images, targets = collate([(np.zeros((3, 32, 32), np.uint8), 7)] * 4)
@@ -83,21 +108,50 @@ class MixCollate(FastCollateMixup):
     """
 
     # The constructor of FastCollateMixup is not called: its settings describe methods of its own.
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is a setting of its own)
         self,
         mix: MixMethod,
-        num_classes: int,
+        num_classes: int | None,
         smoothing: float = 0.0,
         *,
         seed: int = 0,
         rank: int = 0,
         epochs: int | None = None,
+        keep_plan: bool = False,
+        reuse: int = 0,
     ) -> None:
-        require_fraction("smoothing", smoothing)
-        require_count("num_classes", num_classes)
         self.plans = PlanSource(mix, seed=seed, rank=rank, epochs=epochs)
+        require(not needs_network(mix), f"{mix} mixes inside the network, which a collate has not: use mix_features")
+        require_fraction("smoothing", smoothing)
+        if num_classes is not None:
+            require_count("num_classes", num_classes)
+        require(reuse >= 0, f"reuse must be at least 0, got {reuse}")
         self.num_classes = num_classes
         self.smoothing = smoothing
+        self.keep_plan = keep_plan
+        self._buffers = Buffers(reuse) if reuse else None
+
+    @classmethod
+    def from_timm(
+        cls, *, label_smoothing: float = 0.0, num_classes: int = 1000, multi_label: bool = False, **mixing: Any
+    ) -> Self:
+        """Make the collate that stands for ``FastCollateMixup(**mixup_args)``.
+
+        Args:
+            label_smoothing: here 0 unless asked for; timm's own default is 0.1.
+            num_classes: K.
+            multi_label: labels are rows of K zeros and ones, which are recognised without this as well.
+            mixing: timm's other arguments; see :func:`~cutmix_zoo.mixing.timm_args.method_from_timm`.
+
+        Raises:
+            ValueError: if timm's arguments do not fit, or rows of several labels were to be smoothed.
+        """
+        require(
+            not (multi_label and label_smoothing > 0),
+            "label_smoothing of several labels an image is not defined here (timm's moves them towards 0.5): "
+            "give label_smoothing=0, or smoothed labels",
+        )
+        return cls(method_from_timm(**mixing), num_classes, label_smoothing)
 
     @property
     def mixup_enabled(self) -> bool:
@@ -116,75 +170,26 @@ class MixCollate(FastCollateMixup):
         """
         self.plans.set_epoch(epoch)
 
-    def __call__(self, batch: Sequence[Sample], _: object = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Sequence[Sample], _: object = None) -> tuple[Tensor, Any]:
         """Collate and mix samples.
 
         Args:
-            batch: tuples of image, label and perhaps a key.
+            batch: tuples of image, label and perhaps a key (:data:`~cutmix_zoo.mixing.samples.Sample`).
 
         Returns:
-            images (B, C, H, W) in the samples' dtype, and targets (B, K) float32.
+            images (B, C, H, W) in the samples' dtype, and targets: (B, K) float32, or as ``num_classes`` and
+            ``keep_plan`` say.
 
         Raises:
-            ValueError: if there is no sample, the images differ in shape or dtype, or a label is
-                outside the classes.
+            ValueError: if there is no sample, the images differ in shape or dtype, or a label does not fit.
             TypeError: if a sample is something else.
         """
-        arrays, labels = _read(batch)
-        key = batch[0][2] if len(batch[0]) == 3 else None
-        plan = self.plans.draw(len(arrays), *arrays[0].shape[-2:], images=arrays, key=key)
-        return _write(plan, arrays), plan.mix_targets(labels, self.num_classes, self.smoothing)
-
-
-def _read(samples: Sequence[Sample]) -> tuple[list[np.ndarray], Tensor]:
-    """Split samples into image arrays, which are views of their memory, and labels (B,) int64."""
-    if not samples:
-        raise ValueError("a batch needs at least one sample, got none")
-    arrays = [_as_array(sample) for sample in samples]
-    first = arrays[0]
-    for array in arrays:
-        if array.shape != first.shape or array.dtype != first.dtype:
-            raise ValueError(
-                "the images of a batch must have one shape and dtype, got "
-                f"{first.dtype} {first.shape} and {array.dtype} {array.shape}: crop or resize them in the transform"
-            )
-    return arrays, torch.tensor([_as_label(sample[1]) for sample in samples])
-
-
-def _as_array(sample: Sample) -> np.ndarray:
-    if not isinstance(sample, tuple | list) or not (
-        len(sample) == 2 or (len(sample) == 3 and isinstance(sample[2], SampleKey))
-    ):
-        raise TypeError(f"a sample must be (image, label) or (image, label, SampleKey), got {_describe(sample)}")
-    image = sample[0]
-    try:
-        array = image.numpy() if isinstance(image, Tensor) else image
-    except (RuntimeError, TypeError) as error:  # a gradient, another device, bfloat16
-        raise TypeError(
-            f"an image must be a CPU tensor without gradient, of a dtype that NumPy has too: {error}"
-        ) from None
-    if not isinstance(array, np.ndarray) or array.ndim != 3:
-        raise TypeError(f"an image must be a tensor or an array of shape (C, H, W), got {_describe(image)}")
-    return array
-
-
-def _as_label(label: Any) -> int:
-    try:
-        return operator.index(label)
-    except TypeError:
-        raise TypeError(f"a label must be one integer, got {_describe(label)}") from None
-
-
-def _describe(value: object) -> str:
-    shape = getattr(value, "shape", None)
-    if isinstance(value, tuple | list):
-        return f"{type(value).__name__} of ({', '.join(type(item).__name__ for item in value)})"
-    return type(value).__name__ if shape is None else f"{type(value).__name__} of shape {tuple(shape)}"
-
-
-def _write(plan: MixPlan, arrays: list[np.ndarray]) -> Tensor:
-    first = arrays[0]
-    order = (0, *(axis + 1 for axis in memory_order(first)))
-    output = empty_batch((len(arrays), *first.shape), order, first.dtype)
-    plan.write(arrays, output.array)
-    return output.tensor()
+        read = read_samples(batch)
+        plan = self.plans.draw(*read.shape, images=read.images, key=read.key)
+        first = read.images[0]
+        layout = ((len(read.images), *first.shape), batch_order(first), first.dtype)
+        output = empty_batch(*layout) if self._buffers is None else self._buffers.next(*layout)
+        plan.write(read.images, output.array)
+        if self.keep_plan:
+            return output.tensor(), MixedTarget.of(plan, read.labels, self.num_classes, self.smoothing)
+        return output.tensor(), mix_by_kind(plan, read.labels, self.num_classes, self.smoothing)

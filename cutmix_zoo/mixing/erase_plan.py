@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from cutmix_zoo.mixing.box_plan import check_boxes
-from cutmix_zoo.mixing.boxes import box_areas, in_boxes
-from cutmix_zoo.mixing.plan import MixPlan, stack
+from cutmix_zoo.mixing.boxes import box_areas, in_boxes, window
+from cutmix_zoo.mixing.plan import MixPlan
+from cutmix_zoo.mixing.rows import stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+
+    from cutmix_zoo.mixing.rows import Samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +73,11 @@ class ErasePlan(MixPlan):
         fill = self._fill_for(images.dtype.is_floating_point, images.shape)
         return torch.where(mask, torch.tensor(fill, dtype=images.dtype, device=images.device), images)
 
-    def _write(self, samples: Sequence[np.ndarray] | np.ndarray, out: np.ndarray, rows: Sequence[int]) -> None:
+    def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
         stack(samples, out, rows)
         fill, boxes = self._fill_for(out.dtype.kind == "f", out.shape), self.box.tolist()
         for i in rows:
-            top, left, bottom, right = boxes[i]
-            out[i][..., top:bottom, left:right] = fill
+            out[i][window(boxes[i])] = fill
 
     def _fill_for(self, is_floating: bool, shape: Sequence[int]) -> float | list[list[list[float]]]:
         """Return what broadcasts to (C, height, width), rounded for integers."""
@@ -94,8 +96,8 @@ class ErasePlan(MixPlan):
             raise ValueError(f"fill has {len(fill)} values, but the images have {channels} channels")
         return [[[value]] for value in fill]
 
-    def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
-        return None if dtype == torch.bfloat16 or dtype.is_complex else dtype
+    def _row_dtype(self, images: Tensor) -> torch.dtype | None:
+        return None if images.dtype == torch.bfloat16 or images.is_complex() else images.dtype
 
     def _mask_plan(self, ignore_index: int) -> MixPlan:
         return ErasePlan(self.batch_size, self.height, self.width, self.box, (float(ignore_index),))

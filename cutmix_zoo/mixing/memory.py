@@ -6,23 +6,26 @@ import math
 import mmap
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from cutmix_zoo.mixing.rows import empty_in_order
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import DTypeLike
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers by their size in bytes: NumPy has no bfloat16, and to copy, bits are enough."""
 
-_LARGE = 1 << 20
-"""Bytes from which it matters how memory is got."""
+LARGE = 1 << 22
+"""Bytes from which it matters how memory is got; NumPy asks for huge pages from here on."""
 
 _POPULATE_WRITE = 23
 """Linux's MADV_POPULATE_WRITE (5.14 and newer), which Python's mmap does not name."""
@@ -61,36 +64,25 @@ def empty_batch(shape: Sequence[int], order: Sequence[int], dtype: DTypeLike) ->
         >>> empty_batch((2, 3, 4, 5), (0, 2, 3, 1), np.uint8).tensor().stride()
         (60, 1, 15, 3)
     """
-    inner = [shape[axis] for axis in order]
-    back = np.argsort(order)
     if get_worker_info() is None:
-        return Output(np.empty(inner, dtype).transpose(back))
+        return Output(empty_in_order(shape, order, dtype))
     flat, storage = _shared(math.prod(shape) * np.dtype(dtype).itemsize)
-    return Output(flat.view(dtype).reshape(inner).transpose(back), storage)
+    inner = [shape[axis] for axis in order]
+    return Output(flat.view(dtype).reshape(inner).transpose(np.argsort(order)), storage)
 
 
 def empty_like(images: Tensor) -> Tensor:
     """Allocate a CPU tensor of the shape, dtype and order of axes of ``images``; see :func:`empty_batch`."""
-    if images.nbytes < _LARGE:
+    if images.nbytes < LARGE:
         return torch.empty_like(images)
     strides = torch.empty_like(images, device="meta").stride()
     bits = torch.from_numpy(np.empty(images.numel(), f"i{images.element_size()}"))
     return bits.view(images.dtype).as_strided(images.shape, strides)
 
 
-def memory_order(array: np.ndarray) -> tuple[int, ...]:
-    """Return the axes of an array from the outermost to the innermost in memory.
-
-    Example:
-        >>> memory_order(np.zeros((32, 32, 3)).transpose(2, 0, 1))
-        (1, 2, 0)
-    """
-    return tuple(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
-
-
 def _shared(size: int) -> tuple[np.ndarray, torch.UntypedStorage]:
     """Allocate shared memory: as bytes to write to, and as the storage that travels to another process."""
-    if size >= _LARGE and hasattr(os, "memfd_create"):
+    if size >= LARGE and hasattr(os, "memfd_create"):
         with suppress(OSError, ValueError):  # an old kernel
             return _populated(size)
     storage = torch.UntypedStorage._new_shared(size)
@@ -108,3 +100,34 @@ def _populated(size: int) -> tuple[np.ndarray, torch.UntypedStorage]:
         return np.frombuffer(view, np.uint8), storage
     finally:
         os.close(file)
+
+
+class Buffers:
+    """Batches that are allocated once and written again and again, in turn.
+
+    Args:
+        count: number of batches of each layout.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._forget()
+
+    def __getstate__(self) -> int:
+        return self._count
+
+    def __setstate__(self, count: int) -> None:
+        self.__init__(count)  # type: ignore[misc]
+
+    def _forget(self) -> None:
+        self._process = os.getpid()
+        self._turns: dict[Any, Iterator[Output]] = {}
+
+    def next(self, shape: Sequence[int], order: Sequence[int], dtype: DTypeLike) -> Output:
+        """Return the batch of this layout that was handed out longest ago; see :func:`empty_batch`."""
+        if self._process != os.getpid():
+            self._forget()  # a worker's memory is not its parent's
+        layout = (tuple(shape), tuple(order), np.dtype(dtype))
+        if layout not in self._turns:
+            self._turns[layout] = cycle([empty_batch(shape, order, dtype) for _ in range(self._count)])
+        return next(self._turns[layout])

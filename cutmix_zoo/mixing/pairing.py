@@ -71,7 +71,7 @@ def meet(batch_size: int, per: Per, pairing: Pairing, rng: np.random.Generator) 
         order = partner = rng.permutation(batch_size)
     else:
         order = rng.permutation(batch_size)
-        following = np.minimum(index ^ 1, batch_size - 1) if per == "pair" else np.roll(index, -1)
+        following = np.minimum(index ^ 1, batch_size - 1) if per == "pair" else np.append(index[1:], 0)
         partner = np.empty_like(order)
         partner[order] = order[following]
     if per == "batch":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,11 +12,14 @@ from torch.nn.functional import interpolate
 
 from cutmix_zoo.mixing.blend_plan import check_blendable
 from cutmix_zoo.mixing.box_plan import check_boxes
-from cutmix_zoo.mixing.boxes import box_areas
-from cutmix_zoo.mixing.plan import MixPlan, bits_of, check_integers, stack
+from cutmix_zoo.mixing.boxes import box_areas, window
+from cutmix_zoo.mixing.plan import MixPlan, bits_of, check_integers
+from cutmix_zoo.mixing.rows import stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from cutmix_zoo.mixing.rows import Samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,19 +95,19 @@ class PatchPlan(MixPlan):
         mixed = images.clone()
         for rows, donors, crop, box in self._alike(range(self.batch_size)):
             where = torch.tensor(rows, device=images.device)
-            patches = images[torch.tensor(donors, device=images.device)][_window(crop)]
-            mixed[(where, *_window(box))] = resize(patches, _size(box), nearest=self.nearest)
+            patches = images[torch.tensor(donors, device=images.device)][window(crop)]
+            mixed[(where, *window(box))] = resize(patches, _size(box), nearest=self.nearest)
         return mixed
 
-    def _write(self, samples: Sequence[np.ndarray] | np.ndarray, out: np.ndarray, rows: Sequence[int]) -> None:
+    def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
         stack(samples, out, rows)
         for alike, donors, crop, box in self._alike(rows):
             for i, donor in zip(alike, donors, strict=True):
-                patch = samples[donor][_window(crop)]
+                patch = samples[donor][window(crop)]
                 if patch.shape[-2:] != _size(box):
                     contiguous = torch.from_numpy(np.ascontiguousarray(patch))
                     patch = resize(contiguous, _size(box), nearest=self.nearest).numpy()
-                out[i][_window(box)] = patch
+                out[i][window(box)] = patch
 
     def _alike(self, rows: Sequence[int]) -> Iterator[tuple[list[int], list[int], list[int], list[int]]]:
         """Yield the rows that share a crop and a box, with their donors: one operation serves them all."""
@@ -117,11 +120,11 @@ class PatchPlan(MixPlan):
             for (taken, filled), alike in groups.items():
                 yield alike, [donor[i][p] for i in alike], list(taken), list(filled)
 
-    def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
+    def _row_dtype(self, images: Tensor) -> torch.dtype | None:
         moves_only = self.nearest or bool((_sizes(self.crop) == _sizes(self.box)).all())
         if moves_only:
-            return bits_of(dtype)
-        return None if dtype == torch.bfloat16 or dtype.is_complex else dtype
+            return bits_of(images.dtype)
+        return None if images.dtype == torch.bfloat16 or images.is_complex() else images.dtype
 
     def _mask_plan(self, _: int) -> MixPlan:
         return replace(self, nearest=True)
@@ -154,11 +157,6 @@ def resize(patches: Tensor, size: tuple[int, int], *, nearest: bool = False) -> 
     flat = patches.reshape(1, -1, height, width).float()
     resized = interpolate(flat, size=size, mode="bilinear", antialias=True).reshape(*patches.shape[:-2], *size)
     return resized.to(patches.dtype) if patches.is_floating_point() else resized.round().to(patches.dtype)
-
-
-def _window(box: Sequence[int]) -> tuple[Any, ...]:
-    top, left, bottom, right = box
-    return (..., slice(top, bottom), slice(left, right))
 
 
 def _size(box: Sequence[int]) -> tuple[int, int]:

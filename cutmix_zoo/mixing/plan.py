@@ -10,16 +10,18 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cutmix_zoo.mixing.memory import INTEGERS, empty_like
-from cutmix_zoo.mixing.targets import mix_labels, mix_values
+from cutmix_zoo.mixing.rows import stack
+from cutmix_zoo.mixing.targets import mix_labels, mix_values, require_two_sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
+    from cutmix_zoo.mixing.rows import Samples
 
 IGNORE_INDEX = 255
 """The class of mask pixels that count for nothing, as in VOC and Cityscapes."""
@@ -70,7 +72,7 @@ class MixPlan(ABC):
         Raises:
             ValueError: if an image may have more than two sources.
         """
-        self._require_two_sources("lam")
+        require_two_sources("lam", self.sources)
         return self.label_shares[:, 0]
 
     @property
@@ -80,8 +82,9 @@ class MixPlan(ABC):
         Raises:
             ValueError: if an image may have more than two sources.
         """
-        self._require_two_sources("partner")
-        return self.sources[:, -1]
+        sources = self.sources
+        require_two_sources("partner", sources)
+        return sources[:, -1]
 
     def apply(self, images: Tensor) -> Tensor:
         """Mix a batch.
@@ -98,7 +101,7 @@ class MixPlan(ABC):
             ValueError: if the batch size or the image size is not the plan's, or the dtype cannot be blended.
         """
         self._check_images(images)
-        bits = None if torch.compiler.is_compiling() or not _is_plain_cpu(images) else self._row_dtype(images.dtype)
+        bits = None if torch.compiler.is_compiling() or not _is_plain_cpu(images) else self._row_dtype(images)
         if bits is None:
             return self._transform(images)
         # on a CPU, loops over rows that stay in the cache are several times faster than tensor operations
@@ -126,7 +129,7 @@ class MixPlan(ABC):
             raise ValueError(f"masks must be integers, got {masks.dtype}: mix dense targets with apply")
         return self._mask_plan(ignore_index).apply(masks)
 
-    def write(self, samples: Sequence[np.ndarray] | np.ndarray, out: np.ndarray) -> None:
+    def write(self, samples: Samples, out: np.ndarray) -> None:
         """Write the mixed batch into ``out``, straight from samples that were not stacked yet.
 
         The result is that of :meth:`apply` on the stacked samples (blends of floating-point images may
@@ -178,12 +181,12 @@ class MixPlan(ABC):
         """Mix a batch by tensor operations: on any device, differentiable, without a loop over images."""
 
     @abstractmethod
-    def _write(self, samples: Sequence[np.ndarray] | np.ndarray, out: np.ndarray, rows: Sequence[int]) -> None:
+    def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
         """Write the mixed images ``rows`` into ``out[rows]``."""
 
     @abstractmethod
-    def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
-        """Return the dtype as which :meth:`_write` may see images of ``dtype``; None where it may not."""
+    def _row_dtype(self, images: Tensor) -> torch.dtype | None:
+        """Return the dtype as which :meth:`_write` may see the images; None where tensor operations are to be used."""
 
     def _mask_plan(self, _: int) -> MixPlan:
         """Return the plan that does with class masks what this one does with images, given the ignored class."""
@@ -191,13 +194,6 @@ class MixPlan(ABC):
             f"{type(self).__name__} blends images, so a pixel of the mask would have several classes: "
             "mix one-hot masks (B, K, height, width) with apply, or use a method that pastes, such as CutMix"
         )
-
-    def _require_two_sources(self, name: str) -> None:
-        if self.sources.shape[1] > 2:
-            raise ValueError(
-                f"{name} is for plans of two sources, this one has {self.sources.shape[1]}: "
-                "use sources and label_shares"
-            )
 
     def _check_images(self, images: Tensor) -> None:
         expected = (self.batch_size, self.height, self.width)
@@ -246,20 +242,14 @@ class IdentityPlan(MixPlan):
     def _transform(self, images: Tensor) -> Tensor:
         return images
 
-    def _write(self, samples: Sequence[np.ndarray] | np.ndarray, out: np.ndarray, rows: Sequence[int]) -> None:
+    def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
         stack(samples, out, rows)
 
-    def _row_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
-        return bits_of(dtype)
+    def _row_dtype(self, images: Tensor) -> torch.dtype | None:
+        return bits_of(images.dtype)
 
     def _mask_plan(self, _: int) -> MixPlan:
         return self
-
-
-def stack(samples: Sequence[np.ndarray] | np.ndarray, out: np.ndarray, rows: Sequence[int]) -> None:
-    """Copy the samples ``rows`` into ``out[rows]``."""
-    for i in rows:
-        out[i] = samples[i]
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +277,7 @@ class DonorPlan(MixPlan):
 
     @property
     def sources(self) -> Tensor:  # noqa: D102
-        return torch.stack([torch.arange(self.batch_size), self.donor], dim=1)
+        return torch.from_numpy(columns(np.arange(self.batch_size), self.donor.numpy()))
 
     @property
     @abstractmethod
@@ -296,7 +286,15 @@ class DonorPlan(MixPlan):
 
     @property
     def pixel_shares(self) -> Tensor:  # noqa: D102
-        return torch.stack([self.own_share, 1.0 - self.own_share], dim=1)
+        own_share = self.own_share.numpy()
+        return torch.from_numpy(columns(own_share, 1.0 - own_share))
+
+
+def columns(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Put (B,) values of the image itself and of its other source side by side: (B, 2), in the first one's dtype."""
+    both = np.empty((len(own), 2), own.dtype)
+    both[:, 0], both[:, 1] = own, other
+    return both
 
 
 def check_integers(name: str, values: Tensor, shapes: list[tuple[int, ...]], highest: int | Sequence[int]) -> None:
@@ -305,7 +303,7 @@ def check_integers(name: str, values: Tensor, shapes: list[tuple[int, ...]], hig
         expected = " or ".join(str(shape) for shape in shapes)
         raise ValueError(f"{name} must be int64 of shape {expected}, got {values.dtype} of shape {tuple(values.shape)}")
     numbers = values.numpy()  # a tenth of the time of tensor operations, at this size
-    if ((numbers < 0) | (numbers > highest)).any():
+    if numbers.size and (numbers.min() < 0 or (numbers > highest).any()):
         raise ValueError(f"{name} must lie between 0 and {highest}, got {values.tolist()}")
 
 

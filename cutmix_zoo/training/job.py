@@ -18,8 +18,9 @@ from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.data.transforms import to_input
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.keys import Stream, generator_for, isolated_rng
-from cutmix_zoo.mixing import IdentityPlan, MixCollate, MixPlan, collate_samples, plan_for
+from cutmix_zoo.mixing import IdentityPlan, MixPlan
 from cutmix_zoo.training.launch import sum_over_processes
+from cutmix_zoo.training.mix import check_fills, draw_mix, make_collate, measure_maps
 from cutmix_zoo.training.schedule import make_schedule
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from timm.scheduler.scheduler import Scheduler
 
+    from cutmix_zoo.mixing.feature import MapSizes
     from cutmix_zoo.training.settings import Recipe
 
 CLEAN_IMAGES = 1000
@@ -67,6 +69,7 @@ class Job:
         train_loader: this process's training batches.
         clean_loader: its share of the fixed unmixed training images.
         val_loader: its share of the validation split.
+        map_sizes: height and width of the maps inside the network, if a method mixes those.
     """
 
     recipe: Recipe
@@ -80,6 +83,7 @@ class Job:
     train_loader: TrainLoader
     clean_loader: EvalLoader
     val_loader: EvalLoader
+    map_sizes: MapSizes | None = None
 
     @property
     def updates_per_epoch(self) -> int:
@@ -105,7 +109,7 @@ class Job:
         """Add a tensor up over the processes."""
         return sum_over_processes(self.accelerator, sums)
 
-    def mixed(self, batch: tuple[Tensor, Tensor], epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    def mixed(self, batch: tuple[Tensor, Tensor], epoch: int, step: int) -> tuple[Tensor, Tensor, MixPlan]:
         """Make of a loaded batch what the model is trained on.
 
         Args:
@@ -114,32 +118,21 @@ class Job:
             step: step within the epoch, from 0.
 
         Returns:
-            images (B, C, H, W) float32 and targets (B, K) float32, on the device.
+            images (B, C, H, W) float32 and targets (B, K) float32, on the device, and the plan, which may have a part
+            for the inside of the network.
+
+        Raises:
+            UserError: if the mixing method cannot mix such a batch.
         """
         images, labels = batch
         device = self.accelerator.device
         if labels.is_floating_point():
-            return self.prepare(images), labels.to(device, non_blocking=True)
-        plan = draw_mix(self.recipe, images.shape, epoch, step, self.accelerator.process_index)
+            shape = (len(images), *images.shape[-2:])
+            return self.prepare(images), labels.to(device, non_blocking=True), IdentityPlan(*shape)
+        plan = draw_mix(self.recipe, images, epoch, step, self.accelerator.process_index, self.map_sizes)
         smoothing = self.recipe.regularize.label_smoothing
         targets = plan.mix_targets(labels, len(self.splits.classes), smoothing).to(device, non_blocking=True)
-        return self.prepare(plan.apply(images.to(device, non_blocking=True))), targets
-
-
-def draw_mix(recipe: Recipe, shape: Sequence[int], epoch: int, step: int, rank: int = 0) -> MixPlan:
-    """Draw the plan of one batch of a run: the same one that the collate draws in a worker.
-
-    Args:
-        recipe: what is trained.
-        shape: (B, C, H, W) of the batch.
-        epoch: epoch, from 0.
-        step: step within the epoch, from 0.
-        rank: this process.
-    """
-    batch_size, _, height, width = shape
-    if recipe.mix is None:
-        return IdentityPlan(batch_size, height, width)
-    return plan_for(recipe.mix, batch_size, height, width, seed=recipe.seed, epoch=epoch, step=step, rank=rank)
+        return self.prepare(plan.apply(images.to(device, non_blocking=True))), targets, plan
 
 
 def open_splits(recipe: Recipe, world_size: int = 1) -> Splits:
@@ -187,9 +180,12 @@ def resolve(recipe: Recipe, classes: Sequence[str]) -> Recipe:
         classes: label names, one a class.
 
     Raises:
-        UserError: if input size, mean or standard deviation are neither given nor known.
+        UserError: if input size, mean or standard deviation are neither given nor known, or what the mixing method
+            fills holes with does not fit them.
     """
     spec = input_spec(recipe.data)
+    if recipe.mix is not None:
+        check_fills(recipe.mix, spec)
     data = replace(recipe.data, input_size=spec.input_size, mean=spec.mean, std=spec.std)
     in_chans = recipe.model.in_chans or spec.input_size[0]
     if in_chans != spec.input_size[0]:
@@ -276,7 +272,7 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         "pin_memory": accelerator.device.type == "cuda",
     }
     _check_takes_images(network, recipe)
-    loader = train_loader(splits.train, recipe.data, collate_fn=_collate(recipe, rank), seed=recipe.seed, **common)
+    loader = train_loader(splits.train, recipe.data, collate_fn=make_collate(recipe, rank), seed=recipe.seed, **common)
     clean, val = (
         eval_loader(dataset, recipe.data, batch_size=recipe.evaluate.batch_size, **common)
         for dataset in (splits.clean, splits.val)
@@ -296,6 +292,7 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         train_loader=loader,
         clean_loader=clean,
         val_loader=val,
+        map_sizes=measure_maps(recipe, model),
     )
 
 
@@ -314,11 +311,3 @@ def _check_takes_images(network: nn.Module, recipe: Recipe) -> None:
             f"{recipe.model.name} does not classify images of data.input_size {list(size)}: {one_line(error)} "
             "Set data.input_size, or what model.args needs for it, such as {img_size: 32}."
         ) from error
-
-
-def _collate(recipe: Recipe, rank: int) -> Any:
-    if recipe.mix is None or recipe.runtime.mix_on == "device":
-        return collate_samples
-    classes = recipe.model.num_classes
-    assert classes is not None  # resolved
-    return MixCollate(recipe.mix, classes, recipe.regularize.label_smoothing, seed=recipe.seed, rank=rank)

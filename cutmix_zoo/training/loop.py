@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import Stream, seed_for
-from cutmix_zoo.mixing import mixed_accuracy
+from cutmix_zoo.mixing import mix_features, mixed_accuracy
 from cutmix_zoo.training.checkpoint import Progress, prune_checkpoints, save_checkpoint
 from cutmix_zoo.training.files import write_lines
 
@@ -70,7 +70,7 @@ def train_epoch(job: Job, epoch: int, bar: tqdm) -> dict[str, float]:
         ``lr`` of the last update, and over all processes ``train_loss`` in nats and ``mixed_top1`` in percent.
 
     Raises:
-        UserError: if the loss is not finite.
+        UserError: if the loss is not finite, or the mixing method cannot mix a batch.
     """
     criterion = SoftTargetCrossEntropy()
     job.model.train()
@@ -78,13 +78,15 @@ def train_epoch(job: Job, epoch: int, bar: tqdm) -> dict[str, float]:
     for step, batch in enumerate(job.train_loader.epoch(epoch)):
         update = epoch * job.updates_per_epoch + step
         job.schedule.step_update(update)
-        images, targets = job.mixed(batch, epoch, step)
+        images, targets, plan = job.mixed(batch, epoch, step)
         # dropout and drop path draw from the global generators: derive those too, so that nothing need be saved
         torch.manual_seed(seed_for(job.recipe.seed, Stream.MODEL, update, job.accelerator.process_index))
-        with job.accelerator.autocast():
-            logits = job.model(images)
-        loss = criterion(logits.float(), targets)
-        job.accelerator.backward(loss)
+        with mix_features(job.model, plan):
+            with job.accelerator.autocast():
+                logits = job.model(images)
+            loss = criterion(logits.float(), targets)
+            # inside, because gradient checkpointing computes the mixed maps a second time
+            job.accelerator.backward(loss)
         job.optimizer.step()
         job.optimizer.zero_grad()
         sums += torch.stack([loss.detach().double(), mixed_accuracy(logits.detach(), targets).double()]) * len(images)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from cutmix_zoo.data.loaders import train_loader
 from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.mixing import IdentityPlan, collate_samples
+from cutmix_zoo.mixing.feature import deepest
 from cutmix_zoo.pictures import draw_mixed
-from cutmix_zoo.training.job import draw_mix
+from cutmix_zoo.training.mix import draw_mix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +27,8 @@ _STEPS = 50
 def draw_preview(recipe: Recipe, splits: Splits, file: Path) -> None:
     """Draw the first batch of a run that is mixed, exactly as one process would train on it.
 
-    With no mixing method, or where none of the first batches is mixed, the first batch is drawn as it is.
+    With no mixing method, or where none of the first batches is mixed, the first batch is drawn as it is. Where maps
+    inside the network are mixed, the images are not, and the shares are those of maps of the images' size.
 
     Args:
         recipe: a resolved recipe.
@@ -32,17 +36,20 @@ def draw_preview(recipe: Recipe, splits: Splits, file: Path) -> None:
         file: the picture to write; its ending names the format.
 
     Raises:
-        UserError: if matplotlib is not installed, or an image cannot be read.
+        UserError: if matplotlib is not installed, or an image cannot be read or mixed.
     """
     in_process = replace(recipe.data, workers=0)
     loader = train_loader(
         splits.train, in_process, collate_fn=collate_samples, num_classes=len(splits.classes), seed=recipe.seed
     )
-    shape = (recipe.data.batch_size, *input_spec(recipe.data).input_size)
-    plans = [draw_mix(recipe, shape, epoch=0, step=step) for step in range(min(_STEPS, len(loader)))]
+    channels, height, width = input_spec(recipe.data).input_size
+    sizes = ((height, width),) * (1 + deepest(recipe.mix)) if recipe.mix is not None else None
+    # which batches are mixed does not depend on their images, so that only one batch need be loaded
+    blank = torch.zeros(recipe.data.batch_size, channels, height, width, dtype=torch.uint8)
+    plans = (draw_mix(recipe, blank, epoch=0, step=step, sizes=sizes) for step in range(min(_STEPS, len(loader))))
     step = next((step for step, plan in enumerate(plans) if not isinstance(plan, IdentityPlan)), 0)
-    plan = plans[step]
     images, labels = next(loader.epoch(0, start_step=step))
+    plan = draw_mix(recipe, images, epoch=0, step=step, sizes=sizes)
     method = "no mixing" if recipe.mix is None else str(recipe.mix)
     draw_mixed(
         plan.apply(images), labels, plan, splits.classes, file, title=f"{recipe.name}, step {step + 1}: {method}"

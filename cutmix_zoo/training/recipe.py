@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -15,7 +16,7 @@ from typing import Any, Literal, Union
 import yaml
 
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
-from cutmix_zoo.mixing import METHODS
+from cutmix_zoo.mixing import METHODS, MixMethod
 from cutmix_zoo.training.settings import Recipe
 
 if typing.TYPE_CHECKING:
@@ -24,10 +25,28 @@ if typing.TYPE_CHECKING:
 RECIPE_FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[2] / "recipes")
 """Where shipped recipes are: inside an installed package, or beside the package in a checkout."""
 
+_LIST = "tag:yaml.org,2002:seq"
+"""What YAML calls a plain list."""
+
+_METHOD: tuple[Any, ...] = (MixMethod, MixMethod | None)
+_METHODS: Any = Sequence[MixMethod]
+"""The type hints of keys that take a method and a list of methods."""
+
+_WORDS: dict[Any, str] = {
+    MixMethod: "a method, written as mix itself",
+    _METHODS: "a list of methods, each written as mix itself",
+    int: "int",
+    float: "float",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
+"""What the type hints of single values accept, in words."""
+
 
 @dataclass(frozen=True)
 class _Entry:
-    """A value of a recipe and the place it was written at; a section's value is a dict of entries."""
+    """A value of a recipe and the place it was written at; the value of a section or a list holds entries."""
 
     value: Any
     place: str
@@ -35,7 +54,7 @@ class _Entry:
     def plain(self) -> Any:
         if isinstance(self.value, dict):
             return {key: entry.plain() for key, entry in self.value.items()}
-        return self.value
+        return [entry.plain() for entry in self.value] if isinstance(self.value, list) else self.value
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -104,32 +123,42 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:
-    """Turn a recipe into plain dicts, lists and scalars, with the method's name inside ``mix``."""
-    plain = {field.name: _plain(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)}
-    if recipe.mix is not None:
-        method = next(name for name, cls in METHODS.items() if type(recipe.mix) is cls)
-        plain["mix"] = {"name": method, **plain["mix"]}
+    """Turn a recipe into plain dicts, lists and scalars, with the name of each method beside its settings."""
+    plain = _plain(recipe)
     return {"version": plain.pop("version"), "name": plain.pop("name"), **plain}
 
 
 def recipe_keys(section: Any = Recipe, prefix: str = "") -> dict[str, str]:
-    """List every key that can be given, dotted, with what it expects."""
+    """List every key that can be given, dotted, with what it expects; those of methods inside methods once."""
     keys = {}
     for name, hint in typing.get_type_hints(section).items():
         if dataclasses.is_dataclass(hint):
             keys.update(recipe_keys(hint, f"{prefix}{name}."))
-        elif name == "mix":
-            for method, cls in METHODS.items():
-                keys["mix.name"] = f"one of {', '.join(METHODS)}"
-                keys.update({key: f"{text} ({method})" for key, text in recipe_keys(cls, "mix.").items()})
+        elif not prefix and hint in _METHOD:
+            keys.update(_method_keys(f"{name}."))
         else:
             keys[prefix + name] = _describe(hint)
     return keys
 
 
+def _method_keys(prefix: str) -> dict[str, str]:
+    """List the keys of all methods, each with the methods that have it."""
+    owners: dict[str, dict[str, list[str]]] = {}
+    for method, cls in METHODS.items():
+        for key, text in recipe_keys(cls, prefix).items():
+            owners.setdefault(key, {}).setdefault(text, []).append(method)
+    keys = {
+        key: "; ".join(f"{text} ({', '.join(methods)})" for text, methods in texts.items())
+        for key, texts in owners.items()
+    }
+    return {f"{prefix}name": f"one of {', '.join(METHODS)}", **keys}
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        names: dict[Any, str] = {cls: name for name, cls in METHODS.items()}
+        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"name": names[type(value)], **fields} if type(value) in names else fields
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
@@ -142,13 +171,16 @@ def _parse(file: Path) -> _Entry:
             return _entry(loader, node, file, node.start_mark.line)
     except UserError:
         raise
-    except (yaml.YAMLError, ValueError) as error:  # such as a date that does not exist, or bytes that are no text
+    # such as a date that does not exist, bytes that are no text, or a list that is an item of itself
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not a YAML file: {one_line(error)}") from error
     raise UserError(f"{file}: a recipe is a mapping of keys to values; see the shipped ones (`cutmix-zoo recipes`).")
 
 
 def _entry(loader: yaml.SafeLoader, node: yaml.Node, file: Path, line: int) -> _Entry:
     place = f"{file}:{line + 1}"
+    if isinstance(node, yaml.SequenceNode) and node.tag == _LIST:
+        return _Entry([_entry(loader, item, file, item.start_mark.line) for item in node.value], place)
     if not isinstance(node, yaml.MappingNode):
         return _Entry(loader.construct_object(node, deep=True), place)
     section: dict[str, _Entry] = {}
@@ -180,13 +212,13 @@ def _override(root: _Entry, dotted: str, text: str) -> None:
 def _located(value: Any, place: str) -> _Entry:
     if isinstance(value, dict):
         return _Entry({str(key): _located(inner, place) for key, inner in value.items()}, place)
-    return _Entry(value, place)
+    return _Entry([_located(item, place) for item in value] if isinstance(value, list) else value, place)
 
 
 def _build(cls: Any, entry: _Entry, path: str) -> Any:
     """Make a dataclass from a section: no unknown key, every value typed, every check of the class passed."""
     if not isinstance(entry.value, dict):
-        raise UserError(f"{entry.place}: {path}: expected a section of keys, got {entry.value!r}.")
+        raise UserError(f"{entry.place}: {path}: expected a section of keys, got {entry.plain()!r}.")
     hints = typing.get_type_hints(cls)
     _check_keys(entry, path, hints)
     missing = [f.name for f in dataclasses.fields(cls) if _required(f) and f.name not in entry.value]
@@ -200,29 +232,45 @@ def _build(cls: Any, entry: _Entry, path: str) -> Any:
     except (ValueError, TypeError) as error:
         # our checks begin with the field's name: point at its line
         key = str(error).split(maxsplit=1)[0].rstrip(":")
-        place = entry.value[key].place if key in entry.value else entry.place
-        raise UserError(f"{place}: {_join(path, str(error))}") from error
+        raise UserError(f"{_place_of(entry, key)}: {_join(path, str(error))}") from error
+
+
+def _place_of(entry: _Entry, dotted: str) -> str:
+    """Find where a key was written; the place of its section where it was not."""
+    for key in dotted.split("."):
+        if not isinstance(entry.value, dict) or key not in entry.value:
+            break
+        entry = entry.value[key]
+    return entry.place
 
 
 def _value(hint: Any, entry: _Entry, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(hint, entry, path)
-    return _mix(entry) if path == "mix" else _typed(hint, entry, path)
+    if hint in _METHOD:
+        return None if entry.value is None and hint != MixMethod else _mix(entry, path)
+    return _mixes(entry, path) if hint == _METHODS else _typed(hint, entry, path)
 
 
-def _mix(entry: _Entry) -> Any:
-    if entry.value is None:
-        return None
+def _mixes(entry: _Entry, path: str) -> list[Any]:
+    if not isinstance(entry.value, list):
+        raise UserError(f"{entry.place}: {path}: expected a list of methods, got {entry.plain()!r}.")
+    return [_mix(item, f"{path}[{number}]") for number, item in enumerate(entry.value)]
+
+
+def _mix(entry: _Entry, path: str) -> Any:
     if not isinstance(entry.value, dict) or "name" not in entry.value:
-        raise UserError(f"{entry.place}: mix: expected null, or a section with a name ({', '.join(METHODS)}).")
+        null = "null, or " if path == "mix" else ""
+        raise UserError(f"{entry.place}: {path}: expected {null}a section with a name ({', '.join(METHODS)}).")
     fields = dict(entry.value)
     name = fields.pop("name")
     if not isinstance(name.value, str) or name.value not in METHODS:
+        given = name.plain()
         raise UserError(
-            f"{name.place}: mix.name: no method is called {name.value!r}; {did_you_mean(str(name.value), METHODS)}"
+            f"{name.place}: {path}.name: no method is called {given!r}; {did_you_mean(str(given), METHODS)}"
             f"valid: {', '.join(METHODS)}."
         )
-    return _build(METHODS[name.value], _Entry(fields, entry.place), "mix")
+    return _build(METHODS[name.value], _Entry(fields, entry.place), path)
 
 
 def _check_keys(entry: _Entry, path: str, valid: Mapping[str, Any]) -> None:
@@ -249,15 +297,16 @@ def _typed(hint: Any, entry: _Entry, path: str) -> Any:
 def _describe(hint: Any) -> str:
     """Say in words what a type hint accepts."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _WORDS:
+        return _WORDS[hint]
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(arg) for arg in args)
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
-    if origin is tuple:
-        count = "" if args[-1] is Ellipsis else f"{len(args)} "
+    if origin in (tuple, list, Sequence):
+        count = f"{len(args)} " if origin is tuple and args[-1] is not Ellipsis else ""
         return f"a list of {count}{_describe(args[0])}"
-    names = {int: "int", float: "float", bool: "true or false", str: "text", type(None): "null"}
-    return "a mapping" if origin is dict else names[hint]
+    return "a mapping" if origin is dict else str(hint)
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -284,11 +333,11 @@ def recipe_difference(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Co
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        inner = {_join(path, key): value for key, value in tree.items()}
+    elif isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
+        inner = {f"{path}[{number}]": item for number, item in enumerate(tree)}
+    else:
+        return {path: tree}
+    return {key: value for name, branch in inner.items() for key, value in _flat(branch, name).items()}

@@ -12,7 +12,7 @@ import cutmix_zoo.models  # noqa: F401  registers our models, so that a recipe m
 from cutmix_zoo.checks import require, require_count, require_positive
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import did_you_mean
-from cutmix_zoo.mixing import MixMethod
+from cutmix_zoo.mixing import MixMethod, needs_network
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class RuntimeSettings:
 
     Args:
         mix_on: mix in the loader's workers (``collate``) or after the transfer (``device``); box methods give the
-            same batches bit for bit.
+            same batches bit for bit. Maps inside the network can only be mixed on the ``device``.
         channels_last: keep images and weights in channels-last memory, which is faster for most convolutions.
         trackers: where Accelerate also logs the numbers of ``metrics.jsonl``.
         keep_checkpoints: how many of the newest checkpoints stay.
@@ -202,7 +202,7 @@ class Recipe:
         version: of the recipe format.
 
     Raises:
-        ValueError: if the version is not 1.
+        ValueError: if the version is not 1, the name is not one of a folder, or the collate cannot mix as ``mix`` says.
     """
 
     model: ModelSettings
@@ -220,3 +220,8 @@ class Recipe:
     def __post_init__(self) -> None:
         require(self.version == 1, f"version must be 1, the only recipe format there is, got {self.version}")
         require(bool(self.name) and "/" not in self.name, f"name must be a plain word for a folder, got {self.name!r}")
+        inside = self.mix is not None and needs_network(self.mix)
+        require(
+            not (inside and self.runtime.mix_on == "collate"),
+            "runtime.mix_on must be device, because mix reaches the maps inside the network, got collate",
+        )

@@ -1,159 +1,217 @@
 import pickle
+import re
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
-from torchvision.transforms import v2
+from torch.nn.functional import one_hot
 
-from cutmix_zoo.mixing import BoxPlan, IdentityPlan, MixPlan, concatenate
+from cutmix_zoo.mixing import BoxPlan, ErasePlan, IdentityPlan, MixPlan
+from tests.mixing.helpers import (
+    BATCH,
+    BLENDING_PLANS,
+    HEIGHT,
+    MOVING_PLANS,
+    PLANS,
+    WIDTH,
+    box_plan,
+    by_tensor_operations,
+    counted_shares,
+    erase_plan,
+    generator,
+    random_images,
+    stated_shares,
+    without_fill,
+    written,
+)
 
-HEIGHT, WIDTH = 7, 5
-
-
-def _boxes(batch_size: int, generator: torch.Generator) -> Tensor:
-    rows = torch.randint(HEIGHT + 1, (batch_size, 2), generator=generator).sort(1).values
-    columns = torch.randint(WIDTH + 1, (batch_size, 2), generator=generator).sort(1).values
-    return torch.stack([rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1]], dim=1)
-
-
-def _box_plan(batch_size: int = 6, *, shared: bool = False, seed: int = 0) -> BoxPlan:
-    generator = torch.Generator().manual_seed(seed)
-    boxes = _boxes(batch_size, generator)
-    donor = torch.randint(batch_size, (batch_size,), generator=generator)
-    return BoxPlan(batch_size, HEIGHT, WIDTH, donor, boxes[0] if shared else boxes)
-
-
-def _images(batch_size: int = 6, channels: int = 3) -> Tensor:
-    shape = (batch_size, channels, HEIGHT, WIDTH)
-    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-
-
-def _oracle(plan: BoxPlan, images: Tensor) -> Tensor:
-    """Ask of every pixel whether it lies in its image's box."""
-    mixed = images.clone()
-    for i in range(plan.batch_size):
-        top, left, bottom, right = plan.boxes[i].tolist()
-        for row in range(plan.height):
-            for column in range(plan.width):
-                if top <= row < bottom and left <= column < right:
-                    mixed[i, ..., row, column] = images[plan.partner[i], ..., row, column]
-    return mixed
+every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+moving_plans = pytest.mark.parametrize("plan", MOVING_PLANS.values(), ids=MOVING_PLANS)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float32])
-def test_every_way_to_apply_boxes_equals_the_pixel_loop(dtype: torch.dtype, shared: bool) -> None:
-    plan, images = _box_plan(shared=shared), _images().to(dtype)
-    before, expected = images.clone(), _oracle(plan, images)
-    for mixed in (plan.apply(images), plan._transform(images)):
-        assert mixed.dtype == dtype
-        assert torch.equal(mixed, expected)
-        assert torch.equal(images, before)
-        assert mixed.data_ptr() != images.data_ptr()
+@every_plan
+def test_rows_and_tensor_operations_give_the_same_bytes(plan: MixPlan) -> None:
+    images = random_images()
+    before, mixed = images.clone(), plan.apply(images)
+    assert torch.equal(by_tensor_operations(plan, images), mixed)
+    assert torch.equal(written(plan, images), mixed)
+    assert torch.equal(images, before)
 
 
-@given(batch_size=st.integers(1, 5), shared=st.booleans(), seed=st.integers(0, 2**31))
-@settings(derandomize=True, max_examples=25, deadline=None)
-def test_any_boxes_equal_the_pixel_loop(batch_size: int, shared: bool, seed: int) -> None:
-    plan, images = _box_plan(batch_size, shared=shared, seed=seed), _images(batch_size, channels=1)
-    out = np.empty(images.shape, np.uint8)
-    plan.write(list(images.numpy()), out)
-    expected = _oracle(plan, images)
-    assert torch.equal(plan.apply(images), expected)
-    assert torch.equal(plan._transform(images), expected)
-    assert torch.equal(torch.from_numpy(out), expected)
+@every_plan
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_rows_and_tensor_operations_agree_on_floating_point(plan: MixPlan, dtype: torch.dtype) -> None:
+    images = random_images(dtype=dtype)
+    # three blends at most, of numbers below 256, each rounded twice
+    tolerance = {"rtol": 0.0, "atol": 6 * 256 * torch.finfo(dtype).eps}
+    torch.testing.assert_close(by_tensor_operations(plan, images), plan.apply(images), **tolerance)
+    torch.testing.assert_close(written(plan, images), plan.apply(images), **tolerance)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("shape", [(6,), (6, 2, 4)])
-def test_masks_and_clips_are_mixed_alike(shape: tuple[int, ...], shared: bool) -> None:
-    plan = _box_plan(shared=shared)
-    images = torch.rand(*shape, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(plan.apply(images), _oracle(plan, images))
-    assert torch.equal(plan._transform(images), _oracle(plan, images))
-
-
-@pytest.mark.parametrize("plan", [_box_plan(), _box_plan(shared=True), concatenate([_box_plan(2), _box_plan(4)])])
+@every_plan
+@pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_memory_format_is_kept(plan: MixPlan, memory_format: torch.memory_format) -> None:
-    images = _images().float().contiguous(memory_format=memory_format)
-    assert plan.apply(images).is_contiguous(memory_format=memory_format)
-    with_gradient = images.clone().requires_grad_()
-    assert plan.apply(with_gradient).is_contiguous(memory_format=memory_format)
+def test_memory_format_is_kept(plan: MixPlan, memory_format: torch.memory_format, plain: bool) -> None:
+    images = random_images().float().contiguous(memory_format=memory_format)
+    mixed = plan.apply(images) if plain else plan.apply(images.requires_grad_())
+    assert mixed.stride() == images.stride()
+    assert mixed.dtype == torch.float32
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_gradients_go_to_the_pixels_sources(shared: bool) -> None:
-    plan = _box_plan(shared=shared)
-    images = _images().double().requires_grad_()
-    weight = torch.rand(images.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    (gradient,) = torch.autograd.grad((plan.apply(images) * weight).sum(), images)
-    expected = torch.zeros_like(images)
-    for i in range(6):
-        for source in range(6):
-            # pixels of image i that come from this source
-            index = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, HEIGHT, WIDTH)
-            expected[source] += weight[i] * (_oracle(plan, index)[i] == source)
-    torch.testing.assert_close(gradient, expected.detach())
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("samples_last", [False, True])
+@pytest.mark.parametrize("out_last", [False, True])
+@every_plan
+def test_samples_and_batch_may_lie_in_memory_in_any_order(
+    plan: MixPlan, out_last: bool, samples_last: bool, dtype: torch.dtype
+) -> None:
+    images = random_images(dtype=dtype)
+    order = torch.channels_last if samples_last else torch.contiguous_format
+    samples = [image.numpy() for image in images.contiguous(memory_format=order)]
+    out = torch.empty(images.shape, dtype=dtype, memory_format=torch.channels_last if out_last else None)
+    plan.write(samples, out.numpy())
+    torch.testing.assert_close(out, plan.apply(images), rtol=0, atol=0 if dtype == torch.uint8 else 1e-3)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_apply_compiles_as_one_graph(shared: bool) -> None:
-    def apply(plan: MixPlan, images: Tensor) -> Tensor:
-        return plan.apply(images)
+@every_plan
+def test_clips_are_mixed_frame_by_frame(plan: MixPlan) -> None:
+    clips = random_images(BATCH, 2, 3, HEIGHT, WIDTH)
+    frames = torch.stack([plan.apply(frame.contiguous()) for frame in clips.unbind(1)], dim=1)
+    assert torch.equal(plan.apply(clips), frames)
+    assert torch.equal(by_tensor_operations(plan, clips), frames)
 
-    compiled = torch.compile(apply, backend="eager", fullgraph=True)
+
+@every_plan
+def test_dense_targets_are_mixed_like_a_channel(plan: MixPlan) -> None:
+    images = random_images()
+    assert torch.equal(plan.apply(images[:, 0].contiguous()), plan.apply(images)[:, 0])
+    assert torch.equal(by_tensor_operations(plan, images[:, 0]), plan.apply(images)[:, 0])
+
+
+@every_plan
+def test_an_expanded_batch_can_be_read(plan: MixPlan) -> None:
+    images = random_images(1, 3, HEIGHT, WIDTH).expand(BATCH, 3, HEIGHT, WIDTH)
+    assert torch.equal(plan.apply(images), plan.apply(images.contiguous()))
+
+
+@every_plan
+def test_gradients_are_those_of_an_affine_map(plan: MixPlan) -> None:
+    images, step, weight = (
+        torch.rand(BATCH, 3, HEIGHT, WIDTH, dtype=torch.float64, generator=generator(i)) for i in range(3)
+    )
+    leaf = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((plan.apply(leaf) * weight).sum(), leaf)
+    change = ((plan.apply(images + step) - plan.apply(images)) * weight).sum()
+    torch.testing.assert_close((gradient * step).sum(), change)
+
+
+@pytest.mark.parametrize("name", ["box", "shared box", "blend", "hard mask", "soft mask", "shared soft mask"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_apply_compiles_as_one_graph(name: str, dtype: torch.dtype) -> None:
+    compiled = torch.compile(lambda plan, images: plan.apply(images), backend="eager", fullgraph=True)
+    plan = PLANS[name]
     for seed in (0, 1):
-        plan = _box_plan(shared=shared, seed=seed)
-        assert torch.equal(compiled(plan, _images()), plan.apply(_images()))
+        images = random_images(dtype=dtype, seed=seed)
+        assert torch.equal(compiled(plan, images), by_tensor_operations(plan, images))
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_shares_are_the_pixels_counted(shared: bool) -> None:
-    plan = _box_plan(shared=shared)
-    index = torch.arange(6).view(6, 1, 1, 1).expand(6, 1, HEIGHT, WIDTH)
-    mixed = _oracle(plan, index).flatten(1)
-    counted = torch.stack([(mixed == source).float().mean(1) for source in range(6)], dim=1)
-    stated = torch.zeros(6, 6).scatter_add_(1, plan.sources, plan.pixel_shares)
-    torch.testing.assert_close(stated, counted)
-    assert torch.equal(plan.label_shares, plan.pixel_shares)
-    assert torch.equal(plan.lam, plan.label_shares[:, 0])
-    assert torch.equal(plan.partner, plan.sources[:, 1])
+@every_plan
+def test_shares_are_the_pixels_counted(plan: MixPlan) -> None:
+    torch.testing.assert_close(stated_shares(plan), counted_shares(plan))
 
 
-def test_label_lam_replaces_the_area() -> None:
-    plan = _box_plan()
-    told = BoxPlan(6, HEIGHT, WIDTH, plan.donor, plan.box, label_lam=torch.linspace(0, 1, 6, dtype=torch.float64))
-    assert told.label_shares.dtype == torch.float32
-    assert told.lam.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
-    assert torch.equal(told.label_shares.sum(1), torch.ones(6))
-    assert torch.equal(told.pixel_shares, plan.pixel_shares)
+@every_plan
+def test_targets_and_values_are_the_sources_weighed_one_by_one(plan: MixPlan) -> None:
+    labels, values = torch.tensor([0, 3, 3, 1, 0, 2]), torch.linspace(-1, 1, BATCH)
+    targets, mixed = torch.zeros(BATCH, 4), torch.zeros(BATCH)
+    for i in range(BATCH):
+        for source, share in zip(plan.sources[i].tolist(), plan.label_shares[i].tolist(), strict=True):
+            targets[i, labels[source]] += share
+            mixed[i] += share * values[source]
+    torch.testing.assert_close(plan.mix_targets(labels, 4), targets)
+    torch.testing.assert_close(plan.mix_targets(one_hot(labels, 4).double(), 4), targets)
+    torch.testing.assert_close(plan.mix_values(values), mixed)
+    torch.testing.assert_close(targets.sum(1), torch.ones(BATCH))
+    assert plan.sources[:, 0].tolist() == list(range(BATCH))
 
 
-def test_given_the_same_draws_torchvision_mixes_alike() -> None:
-    images, labels = _images().float(), torch.tensor([0, 1, 2, 3, 1, 1])
-    reference = v2.CutMix(num_classes=4)
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        params = reference.make_params([images])
-        torch.manual_seed(5)
-        expected_images, expected_targets = reference(images, labels)
-    left, top, right, bottom = params["box"]
-    plan = BoxPlan(6, HEIGHT, WIDTH, torch.arange(6).roll(1), torch.tensor([top, left, bottom, right]))
-    assert not torch.equal(expected_images, images)
-    assert torch.equal(plan.apply(images), expected_images)
-    torch.testing.assert_close(plan.mix_targets(labels, 4), expected_targets)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
+@moving_plans
+def test_masks_are_mixed_as_their_one_hot_planes(plan: MixPlan, dtype: torch.dtype) -> None:
+    classes = torch.randint(4, (BATCH, HEIGHT, WIDTH), generator=generator())
+    masks = classes.to(dtype)
+    planes = without_fill(plan).apply(one_hot(classes, 4).movedim(-1, 1).float())
+    # where a pixel was erased, no plane is set
+    expected = torch.where(planes.sum(1) == 0, 255, planes.argmax(1)).to(dtype)
+    mixed = plan.apply_masks(masks)
+    assert mixed.dtype == dtype
+    assert torch.equal(mixed, expected)
+    assert torch.equal(masks, classes.to(dtype))
+    assert torch.equal(by_tensor_operations(plan, masks), plan.apply(masks))
+
+
+def test_the_ignored_class_can_be_chosen() -> None:
+    masks = torch.ones(BATCH, HEIGHT, WIDTH, dtype=torch.int64)
+    plan = erase_plan()
+    assert (plan.apply_masks(masks, ignore_index=-100) == -100).sum() == (plan.apply_masks(masks) == 255).sum() > 0
+    with pytest.raises(ValueError, match=r"torch.uint8 cannot hold -100"):
+        plan.apply_masks(masks.to(torch.uint8), ignore_index=-100)
+
+
+@pytest.mark.parametrize("plan", BLENDING_PLANS.values(), ids=BLENDING_PLANS)
+def test_plans_that_blend_refuse_masks(plan: MixPlan) -> None:
+    message = re.escape("blends images, so a pixel of the mask would have several classes: mix one-hot masks")
+    with pytest.raises(ValueError, match=message):
+        plan.apply_masks(torch.zeros(BATCH, HEIGHT, WIDTH, dtype=torch.int64))
+
+
+@every_plan
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (torch.zeros(BATCH, HEIGHT, WIDTH), "masks must be integers, got torch.float32: mix dense targets with apply"),
+        (torch.zeros(BATCH, HEIGHT, WIDTH, dtype=torch.complex64), "masks must be integers, got torch.complex64"),
+        (torch.zeros(BATCH, WIDTH, HEIGHT, dtype=torch.int64), "6 images of 7 x 5 pixels"),
+    ],
+)
+def test_refused_masks(plan: MixPlan, masks: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan.apply_masks(masks)
+
+
+@moving_plans
+def test_plans_that_only_move_pixels_take_complex_images(plan: MixPlan) -> None:
+    images = torch.complex(random_images().float(), random_images(seed=2).float())
+    mixed, real = plan.apply(images), without_fill(plan).apply(images.real.contiguous())
+    assert mixed.dtype == torch.complex64
+    assert torch.equal(mixed.real, plan.apply(images.real.contiguous()))
+    assert mixed.real.shape == real.shape
+
+
+@every_plan
+@pytest.mark.parametrize("shape", [(5, 3, 7, 5), (6, 3, 5, 7), (6, 35), (6, 3, 7, 6)])
+def test_apply_refuses_another_batch(plan: MixPlan, shape: tuple[int, ...]) -> None:
+    message = rf"6 images of 7 x 5 pixels \(height x width\), got a batch of shape \({', '.join(map(str, shape))}\)"
+    with pytest.raises(ValueError, match=message):
+        plan.apply(torch.zeros(shape))
+
+
+@every_plan
+def test_plans_pickle(plan: MixPlan) -> None:
+    copy = pickle.loads(pickle.dumps(plan))
+    assert type(copy) is type(plan)
+    assert torch.equal(copy.apply(random_images()), plan.apply(random_images()))
+    for name in ("sources", "pixel_shares", "label_shares", "boxes"):
+        assert torch.equal(getattr(copy, name), getattr(plan, name))
 
 
 def test_identity() -> None:
-    plan, images = IdentityPlan(6, HEIGHT, WIDTH), _images()
+    plan, images = IdentityPlan(BATCH, HEIGHT, WIDTH), random_images()
     assert plan.apply(images) is images
-    out = np.empty(images.shape, np.uint8)
-    plan.write(list(images.numpy()), out)
-    assert np.array_equal(out, images.numpy())
+    assert plan.apply_masks(images) is images
+    assert torch.equal(written(plan, images), images)
     assert plan.sources.tolist() == [[0], [1], [2], [3], [4], [5]]
     assert plan.pixel_shares.tolist() == plan.label_shares.tolist() == [[1.0]] * 6
     assert plan.lam.tolist() == [1.0] * 6
@@ -162,27 +220,16 @@ def test_identity() -> None:
     assert plan.mix_targets(torch.arange(6), 6, smoothing=0.6).diag().tolist() == pytest.approx([0.5] * 6)
 
 
-class _ThreeSources(IdentityPlan):
-    @property
-    def sources(self) -> Tensor:
-        return torch.zeros(self.batch_size, 3, dtype=torch.int64)
+def test_two_sources_have_a_lam_and_a_partner() -> None:
+    plan = box_plan()
+    assert torch.equal(plan.lam, plan.label_shares[:, 0])
+    assert torch.equal(plan.partner, plan.sources[:, 1])
 
 
 @pytest.mark.parametrize("name", ["lam", "partner"])
 def test_more_than_two_sources_have_no_lam_and_no_partner(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is for plans of two sources, this one has 3: use sources"):
-        getattr(_ThreeSources(2, 4, 4), name)
-
-
-@pytest.mark.parametrize(
-    "plan",
-    [IdentityPlan(6, HEIGHT, WIDTH), _box_plan(), concatenate([_box_plan(3), IdentityPlan(3, HEIGHT, WIDTH)])],
-)
-@pytest.mark.parametrize("shape", [(5, 3, 7, 5), (6, 3, 5, 7), (6, 35), (6, 3, 7, 6)])
-def test_apply_refuses_another_batch(plan: MixPlan, shape: tuple[int, ...]) -> None:
-    message = rf"6 images of 7 x 5 pixels \(height x width\), got a batch of shape \({', '.join(map(str, shape))}\)"
-    with pytest.raises(ValueError, match=message):
-        plan.apply(torch.zeros(shape))
+        getattr(PLANS["resized patch"], name)
 
 
 @pytest.mark.parametrize("sizes", [(0, 4, 4), (2, 0, 4), (2, 4, -1)])
@@ -192,68 +239,40 @@ def test_a_plan_needs_a_pixel(sizes: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("donor", "message"),
     [
-        ({"donor": torch.tensor([0, 2])}, "donor must lie between 0 and 1"),
-        ({"donor": torch.tensor([-1, 0])}, "donor must lie between 0 and 1"),
-        ({"donor": torch.tensor([0])}, r"donor must be int64 of shape \(2,\), got torch.int64 of shape \(1,\)"),
-        ({"donor": torch.tensor([0.0, 1.0])}, "donor must be int64"),
-        ({"box": torch.tensor([0, 0, 5, 3])}, r"box must lie between 0 and \[4, 3, 4, 3\]"),
-        ({"box": torch.tensor([0, 0, 4, 4])}, "box must lie between"),
-        ({"box": torch.tensor([-1, 0, 4, 3])}, "box must lie between"),
-        ({"box": torch.tensor([3, 0, 2, 3])}, "top <= bottom and left <= right"),
-        ({"box": torch.tensor([0, 2, 2, 1])}, "top <= bottom and left <= right"),
-        ({"box": torch.zeros(3, 4, dtype=torch.int64)}, r"box must be int64 of shape \(2, 4\) or \(4,\)"),
-        ({"label_lam": torch.tensor([0.5, 1.5])}, r"label_lam must be 2 numbers in \[0, 1\]"),
-        ({"label_lam": torch.tensor([0.5, float("nan")])}, r"label_lam must be 2 numbers in \[0, 1\]"),
-        ({"label_lam": torch.tensor(0.5)}, r"label_lam must be 2 numbers in \[0, 1\]"),
+        (torch.tensor([0, 2]), "donor must lie between 0 and 1"),
+        (torch.tensor([-1, 0]), "donor must lie between 0 and 1"),
+        (torch.tensor([0]), r"donor must be int64 of shape \(2,\), got torch.int64 of shape \(1,\)"),
+        (torch.tensor([0.0, 1.0]), "donor must be int64"),
+        (torch.tensor([0, 1], dtype=torch.int32), "donor must be int64"),
     ],
 )
-def test_box_plan_refuses(changed: dict[str, Tensor], message: str) -> None:
-    arguments = {"donor": torch.tensor([1, 0]), "box": torch.tensor([0, 0, 2, 2])}
-    BoxPlan(2, 4, 3, **arguments)
+def test_refused_donors(donor: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BoxPlan(2, 4, 3, **arguments | changed)
+        BoxPlan(2, 4, 3, donor, torch.tensor([0, 0, 2, 2]))
 
 
-@pytest.mark.parametrize(
-    "plan",
-    [_box_plan(), _box_plan(shared=True), IdentityPlan(6, HEIGHT, WIDTH), concatenate([_box_plan(3), _box_plan(3)])],
-)
-def test_plans_pickle(plan: MixPlan) -> None:
-    copy = pickle.loads(pickle.dumps(plan))
-    assert type(copy) is type(plan)
-    assert torch.equal(copy.apply(_images()), plan.apply(_images()))
-    assert torch.equal(copy.label_shares, plan.label_shares)
+@pytest.mark.parametrize("plan", [PLANS["box"], PLANS["patch"], PLANS["erase"]], ids=["box", "patch", "erase"])
+def test_one_large_batch_is_written_like_a_small_one(plan: Any) -> None:
+    """Rows are taken in blocks of some megabytes: here the blocks are of one image and less than the batch."""
+    images = random_images(BATCH, 40_000, HEIGHT, WIDTH)
+    mixed = plan.apply(images)
+    for channel in (0, 39_999):
+        assert torch.equal(mixed[:, channel], plan.apply(images[:, channel].contiguous()))
+    assert torch.equal(written(plan, images), mixed)
 
 
-def test_concatenated_plans_mix_each_batch_within_itself() -> None:
-    told = _box_plan(2, seed=3)
-    parts = [
-        _box_plan(2, seed=1),
-        IdentityPlan(3, HEIGHT, WIDTH),
-        BoxPlan(2, HEIGHT, WIDTH, told.donor, told.box, label_lam=torch.tensor([0.25, 0.5])),
-    ]
-    plan, images, labels = concatenate(parts), _images(7), torch.arange(7)
-    assert (plan.batch_size, plan.height, plan.width) == (7, HEIGHT, WIDTH)
-    chunks = list(zip(parts, images.split([2, 3, 2]), labels.split([2, 3, 2]), strict=True))
-    expected = torch.cat([part.apply(chunk) for part, chunk, _ in chunks])
-    assert torch.equal(plan.apply(images), expected)
-    out = np.empty(images.shape, np.uint8)
-    plan.write(list(images.numpy()), out)
-    assert np.array_equal(out, expected.numpy())
-    targets = torch.cat([part.mix_targets(chunk, 7) for part, _, chunk in chunks])
-    assert torch.equal(plan.mix_targets(labels, 7), targets)
-    assert torch.equal(plan.boxes, torch.cat([part.boxes for part in parts]))
-    assert plan.sources[:, 0].tolist() == list(range(7))
-    assert plan.sources[2:5, 1].tolist() == [2, 3, 4]
-    assert plan.partner[5:].tolist() == (told.donor + 5).tolist()
-    assert plan.pixel_shares.sum(1).tolist() == pytest.approx([1.0] * 7)
-    assert plan.lam[2:].tolist() == pytest.approx([1, 1, 1, 0.25, 0.5])
+def test_numpy_batches_are_samples_too() -> None:
+    images = random_images()
+    for plan in PLANS.values():
+        out = np.empty(images.shape, np.uint8)
+        plan.write(images.numpy(), out)
+        assert np.array_equal(out, plan.apply(images).numpy())
 
 
-def test_concatenate_refuses() -> None:
-    with pytest.raises(ValueError, match=r"one image size.*\[\]"):
-        concatenate([])
-    with pytest.raises(ValueError, match=r"one image size.*\[\(4, 4\), \(8, 4\)\]"):
-        concatenate([IdentityPlan(1, 8, 4), IdentityPlan(1, 4, 4)])
+def test_erasing_leaves_less_than_all_pixels() -> None:
+    plan = PLANS["erase"]
+    assert isinstance(plan, ErasePlan)
+    assert float(plan.pixel_shares.min()) < 1
+    assert plan.label_shares.tolist() == [[1.0]] * BATCH

@@ -7,7 +7,17 @@ import torch
 
 import cutmix_zoo.training.preview
 from cutmix_zoo.data.loaders import train_loader
-from cutmix_zoo.mixing import BoxPlan, CutMix, IdentityPlan, MixCollate
+from cutmix_zoo.mixing import (
+    BoxPlan,
+    CutMix,
+    FeatureMix,
+    FeaturePlan,
+    IdentityPlan,
+    MixCollate,
+    MixPlan,
+    Scheduled,
+    collate_samples,
+)
 from cutmix_zoo.training.job import open_splits
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.settings import Recipe
@@ -36,8 +46,43 @@ def test_the_picture_is_the_first_mixed_batch_of_the_run(tiny_recipe: Recipe, dr
     assert torch.equal(list(loader.epoch(0))[step][0], images)
 
 
+def test_maps_are_shown_as_unmixed_images_with_mixed_labels(
+    tiny_recipe: Recipe, drawn: list[Any], tmp_path: Path
+) -> None:
+    recipe = replace(tiny_recipe, mix=FeatureMix(CutMix(), [2]))
+    splits = open_splits(recipe)
+    draw_preview(recipe, splits, tmp_path / "p.png")
+    (images, labels, plan, _, _), _ = drawn[0]
+    loader = train_loader(splits.train, recipe.data, collate_fn=collate_samples, num_classes=10, seed=recipe.seed)
+    assert all(torch.equal(*pair) for pair in zip((images, labels), next(loader.epoch(0)), strict=True))
+    assert isinstance(plan, FeaturePlan)
+    assert (plan.inner.height, plan.inner.width) == images.shape[2:]
+    assert bool((plan.lam < 1).all())
+
+
+def test_the_method_sees_the_images_of_the_batch_that_is_drawn(
+    tiny_recipe: Recipe, drawn: list[Any], tmp_path: Path
+) -> None:
+    seen = []
+
+    class Looks:
+        def draw(self, batch_size: int, height: int, width: int, **context: Any) -> MixPlan:
+            seen.append(context["images"])
+            return CutMix(prob=0.5).draw(batch_size, height, width, generator=context["generator"])
+
+    recipe = replace(tiny_recipe, mix=Looks(), seed=3)
+    splits = open_splits(recipe)
+    draw_preview(recipe, splits, tmp_path / "p.png")
+    (_, _, plan, _, _), options = drawn[0]
+    step = int(options["title"].split("step ")[1].split(":")[0]) - 1
+    loader = train_loader(splits.train, recipe.data, collate_fn=collate_samples, num_classes=10, seed=recipe.seed)
+    assert torch.equal(seen[-1], list(loader.epoch(0))[step][0])
+    assert isinstance(plan, BoxPlan)
+
+
 def test_a_recipe_that_never_mixes_shows_its_first_batch(tiny_recipe: Recipe, drawn: list[Any], tmp_path: Path) -> None:
-    for recipe in (replace(tiny_recipe, mix=None), replace(tiny_recipe, mix=CutMix(prob=0.0))):
+    late = replace(tiny_recipe, mix=Scheduled(CutMix(), start=0.0))
+    for recipe in (replace(tiny_recipe, mix=None), replace(tiny_recipe, mix=CutMix(prob=0.0)), late):
         draw_preview(recipe, open_splits(recipe), tmp_path / "p.png")
     for (_, _, plan, _, _), options in drawn:
         assert isinstance(plan, IdentityPlan)

@@ -1,3 +1,4 @@
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,21 @@ import yaml
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import known_dataset
-from cutmix_zoo.mixing import CutMix
+from cutmix_zoo.mixing import (
+    METHODS,
+    Chain,
+    CutMix,
+    Cutout,
+    FeatureMix,
+    IdentityPlan,
+    Mixup,
+    OneOf,
+    Scheduled,
+    map_sizes,
+)
+from cutmix_zoo.mixing.feature import deepest
 from cutmix_zoo.training.job import make_network, resolve
+from cutmix_zoo.training.mix import draw_mix
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.recipe import (
     dump_recipe,
@@ -19,6 +33,7 @@ from cutmix_zoo.training.recipe import (
     recipe_keys,
     shipped_recipes,
 )
+from cutmix_zoo.training.settings import Recipe
 
 MINIMAL = """\
 version: 1
@@ -29,6 +44,23 @@ data:
 schedule:
   epochs: 2
 """
+
+
+CHAIN = (
+    MINIMAL
+    + """\
+mix:
+  name: chain
+  mixes:
+    - name: cutout
+      size: 8
+      fill: [1]
+    - name: feature_mix
+      mix:
+        {name: mixup, alpha: 0.5}
+      depths: [0, 1]
+"""
+)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -101,6 +133,41 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
         ),
         (MINIMAL.replace("version: 1", "version: 2"), 1, ["version must be 1"]),
         (MINIMAL + "name: a/b\n", 8, ["name must be a plain word"]),
+        (MINIMAL + "mix:\n  name: scheduled\n", 8, ["mix.mix: missing; it expects a method, written as mix itself"]),
+        (MINIMAL + "mix:\n  name: scheduled\n  mix: null\n", 10, ["mix.mix: expected a section with a name (cutmix,"]),
+        (
+            MINIMAL + "mix:\n  name: scheduled\n  mix:\n    nam: cutmix\n",
+            10,
+            ["mix.mix: expected a section with a name"],
+        ),
+        (MINIMAL + "mix:\n  name: scheduled\n  mix: {name: cutmx}\n", 10, ["mix.mix.name", "did you mean cutmix?"]),
+        (
+            MINIMAL + "mix:\n  name: scheduled\n  mix:\n    name: cutmix\n    alfa: 2\n",
+            12,
+            ["mix.mix.alfa: unknown key; did you mean mix.mix.alpha?", "Keys of mix.mix: prob, per,"],
+        ),
+        (CHAIN.replace("name: cutout", "name: cutot"), 11, ["mix.mixes[0].name", "did you mean cutout?"]),
+        (CHAIN.replace("size: 8", "siz: 8"), 12, ["mix.mixes[0].siz: unknown key; did you mean mix.mixes[0].size?"]),
+        (CHAIN.replace("size: 8", "size: 0"), 12, ["mix.mixes[0].size must be a whole number of at least 1, got 0"]),
+        (CHAIN.replace("size: 8", "size: x"), 12, ["mix.mixes[0].size: expected int, got 'x'"]),
+        (CHAIN.replace("[1]", "[x]"), 13, ["mix.mixes[0].fill: expected a list of float or null, got ['x']"]),
+        (CHAIN.replace("alpha: 0.5", "alpha: -1"), 16, ["mix.mixes[1].mix.alpha must be", "-1"]),
+        (CHAIN.replace("[0, 1]", "[0, 0.5]"), 17, ["mix.mixes[1].depths: expected a list of int, got [0, 0.5]"]),
+        (CHAIN.replace("[0, 1]", "[-1]"), 17, ["mix.mixes[1].depths must be whole numbers from 0"]),
+        (MINIMAL + "mix:\n  name: chain\n  mixes: []\n", 10, ["mix.mixes must name at least one method"]),
+        (MINIMAL + "mix:\n  name: chain\n  mixes: {}\n", 10, ["mix.mixes: expected a list of methods, got {}"]),
+        (MINIMAL + "mix:\n  name: chain\n  mixes:\n    - 3\n", 11, ["mix.mixes[0]: expected a section with a name"]),
+        (
+            MINIMAL + "mix:\n  name: one_of\n  mixes: [{name: mixup}, {name: cutmix}]\n  weights: [1]\n",
+            11,
+            ["mix.weights must be 2 numbers from 0, not all 0, got (1.0,)"],
+        ),
+        (MINIMAL + "mix:\n  name: cutmix\n  minmax: [0.1]\n", 10, ["mix.minmax: expected a list of 2 float or null"]),
+        (
+            CHAIN + "runtime:\n  mix_on: collate\n",
+            19,
+            ["runtime.mix_on must be device, because mix reaches the maps inside the network, got collate"],
+        ),
     ],
 )
 def test_mistakes_name_file_line_key_and_expectation(tmp_path: Path, text: str, line: int, parts: list[str]) -> None:
@@ -114,11 +181,62 @@ def test_mistakes_name_file_line_key_and_expectation(tmp_path: Path, text: str, 
         assert part in message
 
 
-@pytest.mark.parametrize("text", ["a: [", "- a\n", "", "\x00", "seed: !foo 3\n", "seed: 2024-13-45\n"])
+@pytest.mark.parametrize(
+    "text", ["a: [", "- a\n", "", "\x00", "seed: !foo 3\n", "seed: 2024-13-45\n", "mix: &a [*a]\n", "mix: &a {b: *a}\n"]
+)
 def test_what_is_not_a_recipe_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"not a YAML file|a recipe is a mapping") as caught:
         load_recipe(write(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+NESTED = {
+    "chain": Chain([Cutout(8, fill=(1.0,)), FeatureMix(Mixup(0.5), (0, 1))]),
+    "scheduled": Scheduled(CutMix(alpha=2.0), start=0.0),
+    "one_of": OneOf([Mixup(0.2), Scheduled(Chain([Cutout(fill=(0.0,)), CutMix()]))], weights=[1, 2], per="sample"),
+    "feature_mix": FeatureMix(OneOf([Mixup(), CutMix()]), depths=[2]),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_methods_hold_methods(name: str, tmp_path: Path) -> None:
+    mix = NESTED[name]
+    recipe = replace(load_recipe("quickstart"), mix=mix)
+    assert recipe_dict(recipe)["mix"]["name"] == name
+    assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
+    by_hand = {
+        "chain": CHAIN.removeprefix(MINIMAL),
+        "scheduled": "mix: {name: scheduled, mix: {name: cutmix, alpha: 2}, start: 0}\n",
+        "one_of": """mix:
+  name: one_of
+  weights: [1, 2]
+  per: sample
+  mixes:
+    - {name: mixup, alpha: 0.2}
+    - name: scheduled
+      mix: {name: chain, mixes: [{name: cutout, fill: [0]}, {name: cutmix}]}
+""",
+        "feature_mix": """mix:
+  name: feature_mix
+  mix: {name: one_of, mixes: [{name: mixup}, {name: cutmix}]}
+  depths: [2]
+""",
+    }
+    assert load_recipe(write(tmp_path, MINIMAL + by_hand[name])).mix == mix
+
+
+def test_overrides_reach_methods_inside_methods(tmp_path: Path) -> None:
+    scheduled = write(tmp_path, MINIMAL + "mix: {name: scheduled, mix: {name: cutmix}, start: 0}\n")
+    options = {"mix.mix.alpha": "0.5", "mix.start": "0.25"}
+    assert load_recipe(scheduled, options).mix == Scheduled(CutMix(alpha=0.5), start=0.25)
+    text = "{name: chain, mixes: [{name: cutout, fill: [2]}, {name: mixup}]}"
+    assert load_recipe(scheduled, {"mix": text}).mix == Chain([Cutout(fill=(2.0,)), Mixup()])
+    chain = write(tmp_path, CHAIN)
+    assert load_recipe(chain, {"mix.mixes": "[{name: mixup}]"}).mix == Chain([Mixup()])
+    with pytest.raises(UserError, match=r"^command line: mix.mixes\[0\].alfa: unknown key; did you mean"):
+        load_recipe(chain, {"mix.mixes": "[{name: mixup, alfa: 1}]"})
+    with pytest.raises(UserError, match=r"^command line: mix.mixes: expected a list of methods, got {'size': 3}"):
+        load_recipe(chain, {"mix.mixes.size": "3"})
 
 
 def test_overrides_are_typed_and_checked_like_the_file(tmp_path: Path) -> None:
@@ -177,38 +295,137 @@ def test_shipped_recipes_load_dump_and_say_what_they_are(name: str, tmp_path: Pa
     assert not any("TODO" in line for line in head)
 
 
-def test_paper_recipes_mix_as_the_authors_do() -> None:
-    authors = {"alpha": 1.0, "per": "batch", "box": "clip", "pairing": "permutation", "correct_lam": True}
-    for name, prob in [("cifar100_pyramidnet200_cutmix", 0.5), ("imagenet_resnet50_cutmix", 1.0)]:
-        assert load_recipe(name).mix == CutMix(prob=prob, **authors)
-    baseline, cutmix = (load_recipe(f"cifar100_pyramidnet200_{kind}") for kind in ("baseline", "cutmix"))
-    assert (
-        recipe_difference(recipe_dict(replace(baseline, mix=cutmix.mix, name=cutmix.name)), recipe_dict(cutmix)) == []
-    )
+AUTHORS = {"alpha": 1.0, "per": "batch", "box": "clip", "pairing": "permutation", "correct_lam": True}
+"""How the authors' code draws."""
+
+LIKE_AUTHORS = CutMix(prob=0.5, **AUTHORS)
+MIXUP = Mixup(1.0, pairing="permutation")
+CUTOUT = Cutout(16, fill=(125.0, 123.0, 114.0))
+
+CIFAR = {
+    "baseline": None,
+    "cutmix": LIKE_AUTHORS,
+    **{
+        f"cutmix_alpha{str(alpha).replace('.', '_')}": replace(LIKE_AUTHORS, alpha=alpha)
+        for alpha in (0.1, 0.25, 0.5, 2, 4)
+    },
+    "cutmix_center_gaussian": replace(LIKE_AUTHORS, box="gaussian", centre_std=0.25),
+    "cutmix_fixed_size": replace(LIKE_AUTHORS, fixed_lam=0.75),
+    "cutmix_one_hot": replace(LIKE_AUTHORS, label="one_hot"),
+    "cutmix_complete_label": replace(LIKE_AUTHORS, label="complete"),
+    "cutmix_scheduled": Scheduled(replace(LIKE_AUTHORS, prob=1.0), start=0.0, end=1.0),
+    "cutout": CUTOUT,
+    "cutout_smoothing": CUTOUT,
+    "smoothing": None,
+    "mixup": MIXUP,
+    "mixup_alpha0_5": replace(MIXUP, alpha=0.5),
+    "manifold_mixup": FeatureMix(MIXUP, (0, 2, 3)),
+    "cutout_mixup": Chain([CUTOUT, MIXUP]),
+    "cutout_manifold_mixup": Chain([CUTOUT, FeatureMix(MIXUP, (0, 2, 3))]),
+}
+"""The rows of Tables 5 and 8 and the points of Figure 3."""
+
+IMAGENET = {
+    "cutmix": CutMix(prob=1.0, **AUTHORS),
+    "mixup": MIXUP,
+    "cutout": Cutout(112, fill=(124.0, 116.0, 104.0)),
+    "manifold_mixup": FeatureMix(MIXUP, (0, 2, 3)),
+    "feature_cutmix": FeatureMix(CutMix(prob=1.0, **AUTHORS), (0, 2, 3)),
+}
+"""The rows of Table 3."""
+
+PAPER = {f"cifar100_pyramidnet200_{kind}": mix for kind, mix in CIFAR.items()} | {
+    f"imagenet_resnet50_{kind}": mix for kind, mix in IMAGENET.items()
+}
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_every_shipped_recipe_makes_its_model(name: str) -> None:
+@pytest.mark.parametrize("name", PAPER)
+def test_recipes_of_the_paper_differ_in_the_method_alone(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.mix == PAPER[name]
+    smoothing = 0.1 if name.endswith("smoothing") else 0.0
+    assert recipe.regularize.label_smoothing == smoothing
+    base = load_recipe("cifar100_pyramidnet200_baseline" if "cifar100" in name else "imagenet_resnet50_cutmix")
+    alike = replace(base, mix=recipe.mix, name=name, regularize=recipe.regularize)
+    assert recipe_difference(recipe_dict(alike), recipe_dict(recipe)) == []
+
+
+def test_every_recipe_of_the_paper_is_known_here() -> None:
+    assert {name for name in shipped_recipes() if name.startswith(("cifar100", "imagenet"))} == set(PAPER)
+
+
+def test_holes_are_filled_with_the_mean_of_the_dataset() -> None:
+    for mix, dataset in ((CUTOUT, "cifar100"), (IMAGENET["cutout"], "imagenet")):
+        known = known_dataset(dataset)
+        assert known is not None
+        assert mix.fill == tuple(round(255 * value) for value in known.mean)
+
+
+def known_recipe(name: str) -> Recipe:
     recipe = load_recipe(name)
     known = known_dataset(recipe.data.name)
     assert known is not None
-    with torch.device("meta"):
-        network = make_network(resolve(recipe, known.classes or range(known.num_classes)))
-    assert network.num_classes == known.num_classes
-    assert network(torch.zeros(2, *known.input_size, device="meta")).shape == (2, known.num_classes)
+    return resolve(recipe, known.classes or tuple(map(str, range(known.num_classes))))
+
+
+def test_the_models_of_the_shipped_recipes_are_made_and_have_the_maps_that_are_mixed() -> None:
+    recipes = [known_recipe(name) for name in shipped_recipes()]
+    depths: dict[str, int] = {}
+    for recipe in recipes:
+        depth = 0 if recipe.mix is None else deepest(recipe.mix)
+        depths[recipe.model.name] = max(depth, depths.get(recipe.model.name, 0))
+    for recipe in {recipe.model.name: recipe for recipe in recipes}.values():
+        size, classes = recipe.data.input_size, recipe.model.num_classes
+        with torch.device("meta"):
+            network = make_network(recipe)
+        assert network(torch.zeros(2, *size, device="meta")).shape == (2, classes) == (2, network.num_classes)
+        sizes = map_sizes(network, *size[1:])
+        assert None not in sizes
+        assert depths[recipe.model.name] < len(sizes)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_draws_and_applies_plans(name: str) -> None:
+    recipe = known_recipe(name)
+    channels, height, width = recipe.data.input_size
+    images = torch.zeros(4, channels, height, width, dtype=torch.uint8)
+    sizes = ((height, width),) * 4
+    last = recipe.schedule.epochs - 1
+    plans = [draw_mix(recipe, images, last, step, sizes=sizes) for step in range(8)]
+    assert all(isinstance(plan, IdentityPlan) for plan in plans) == (recipe.mix is None)
+    for plan in plans:
+        assert plan.apply(images).shape == images.shape
+        assert plan.mix_targets(torch.arange(4), 5).sum(1).allclose(torch.ones(4))
 
 
 def test_every_key_that_is_listed_can_be_given() -> None:
     keys = recipe_keys()
     recipe = recipe_dict(load_recipe("quickstart"))
-    for dotted in keys:
+    methods = {key for key in keys if key.startswith("mix.")}
+    for dotted in set(keys) - methods:
         node = recipe
         *sections, last = dotted.split(".")
         for section in sections:
             node = node[section]
         assert last in node, dotted
+    fields = {field.name for method in METHODS.values() for field in dataclasses.fields(method)}
+    assert methods == {"mix.name", *(f"mix.{name}" for name in fields)}
     assert keys["schedule.epochs"] == "int"
     assert keys["model.in_chans"] == "int or null"
+
+
+def test_the_keys_of_methods_say_whose_they_are() -> None:
+    keys = recipe_keys()
+    assert keys["mix.name"] == f"one of {', '.join(METHODS)}"
+    assert keys["mix.start"] == "float (scheduled)"
+    assert keys["mix.minmax"] == "a list of 2 float or null (cutmix)"
+    assert keys["mix.depths"] == "a list of int (feature_mix)"
+    assert keys["mix.weights"].startswith("a list of float or null (one_of")
+    assert keys["mix.mixes"].startswith("a list of methods, each written as mix itself (one_of, chain")
+    assert keys["mix.mix"].startswith("a method, written as mix itself (scheduled, feature_mix")
+    per = keys["mix.per"].split("; ")
+    assert per[0].startswith("one of batch, pair, sample (cutmix, mixup")
+    assert any(text.startswith("one of batch, sample (cutout") for text in per)
 
 
 def test_difference_names_keys_old_and_new() -> None:
@@ -219,6 +436,11 @@ def test_difference_names_keys_old_and_new() -> None:
     assert any(line.startswith("mix.name: cutmix -> None") for line in lines)
     assert not any("workers" in line for line in lines)
     assert recipe_difference(old, old) == []
+    before, after = (
+        recipe_dict(replace(load_recipe("quickstart"), mix=Chain([Cutout(size, fill=(0.0,)), Scheduled(Mixup())])))
+        for size in (8, 16)
+    )
+    assert recipe_difference(before, after) == ["mix.mixes[0].size: 8 -> 16"]
 
 
 def test_dumped_recipe_is_plain_yaml() -> None:
