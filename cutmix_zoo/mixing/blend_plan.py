@@ -68,7 +68,7 @@ class BlendPlan(DonorPlan):
 
     def _transform(self, images: Tensor) -> Tensor:
         weight = self.own_lam.to(images.device).view(-1, *[1] * (images.ndim - 1))
-        return blend(images, images.index_select(0, self.donor.to(images.device)), weight)
+        return blend(images, images[self.donor.to(images.device)], weight)
 
     def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
         weights = self.own_lam.numpy().reshape(-1, *[1] * (out.ndim - 1))
@@ -130,7 +130,7 @@ class MaskPlan(DonorPlan):
         mask = self.mask.to(images.device)
         if mask.ndim == 3:
             mask = mask.view(self.batch_size, *[1] * (images.ndim - 3), self.height, self.width)
-        partners = images.index_select(0, self.donor.to(images.device))
+        partners = images[self.donor.to(images.device)]
         return torch.where(mask, images, partners) if self._is_hard else blend(images, partners, mask)
 
     def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:

@@ -8,24 +8,14 @@ from timm.data import FastCollateMixup
 
 from cutmix_zoo.checks import require, require_count, require_fraction
 from cutmix_zoo.mixing.drawing import PlanSource
+from cutmix_zoo.mixing.feature import needs_network
 from cutmix_zoo.mixing.memory import Buffers, empty_batch
+from cutmix_zoo.mixing.mixed_target import MixedTarget
 from cutmix_zoo.mixing.plan import IdentityPlan
 from cutmix_zoo.mixing.rows import batch_order
 from cutmix_zoo.mixing.samples import read_samples
 from cutmix_zoo.mixing.targets import mix_by_kind
-
-try:  # TEMPORARY
-    from cutmix_zoo.mixing.feature import needs_network
-except ImportError:
-    needs_network = lambda mix: False
-try:
-    from cutmix_zoo.mixing.mixed_target import MixedTarget
-except ImportError:
-    pass
-try:
-    from cutmix_zoo.mixing.timm_args import method_from_timm
-except ImportError:
-    pass
+from cutmix_zoo.mixing.timm_args import method_from_timm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +98,7 @@ class MixCollate(FastCollateMixup):
     """
 
     # The constructor of FastCollateMixup is not called: its settings describe methods of its own.
-    def __init__(  # noqa: PLR0913 (each is a setting of its own)
+    def __init__(
         self,
         mix: MixMethod,
         num_classes: int | None,

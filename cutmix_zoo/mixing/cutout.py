@@ -42,7 +42,7 @@ class Cutout:
     Example:
         >>> plan = Cutout(size=2).draw(4, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> plan.apply(torch.ones(4, 1, 8, 8)).sum((1, 2, 3)), plan.label_shares.flatten()
-        (tensor([60., 60., 60., 62.]), tensor([1., 1., 1., 1.]))
+        (tensor([62., 60., 60., 60.]), tensor([1., 1., 1., 1.]))
     """
 
     size: int = 16

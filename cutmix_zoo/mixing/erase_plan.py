@@ -70,25 +70,29 @@ class ErasePlan(MixPlan):
     def _transform(self, images: Tensor) -> Tensor:
         mask = in_boxes(self.box.to(images.device), self.height, self.width)
         mask = mask.view(self.batch_size, *[1] * (images.ndim - 3), self.height, self.width)
-        fill = self._fill_for(images.dtype.is_floating_point, images.shape)
+        fill = self._fill_for(images.dtype, images.shape)
         return torch.where(mask, torch.tensor(fill, dtype=images.dtype, device=images.device), images)
 
     def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
         stack(samples, out, rows)
-        fill, boxes = self._fill_for(out.dtype.kind == "f", out.shape), self.box.tolist()
+        fill, boxes = self._fill_for(torch.from_numpy(out).dtype, out.shape), self.box.tolist()
         for i in rows:
             out[i][window(boxes[i])] = fill
 
-    def _fill_for(self, is_floating: bool, shape: Sequence[int]) -> float | list[list[list[float]]]:
+    def _fill_for(self, dtype: torch.dtype, shape: Sequence[int]) -> float | list[list[list[float]]]:
         """Return what broadcasts to (C, height, width), rounded for integers."""
         if self.fill is None:
-            if not is_floating:
+            if not dtype.is_floating_point:
                 raise ValueError(
                     "the fill of integer images must be given, because their mean is not 0: set fill to the mean "
                     "of the dataset in their own units, such as (124, 116, 104) for ImageNet"
                 )
             return 0.0
-        fill = self.fill if is_floating else tuple(round(value) for value in self.fill)
+        fill = self.fill
+        if not dtype.is_floating_point and dtype != torch.bool:
+            fill, limits = tuple(round(value) for value in fill), torch.iinfo(dtype)
+            if not limits.min <= min(fill) <= max(fill) <= limits.max:
+                raise ValueError(f"{dtype} cannot hold {fill[0] if len(fill) == 1 else fill}: choose another fill")
         if len(fill) == 1:
             return fill[0]
         channels = shape[-3] if len(shape) > 3 else 1

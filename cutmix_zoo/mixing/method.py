@@ -17,8 +17,8 @@ from cutmix_zoo.mixing.plan import IdentityPlan
 if TYPE_CHECKING:
     from cutmix_zoo.mixing.plan import MixPlan
 
-Images = torch.Tensor | Sequence[np.ndarray]
-"""A batch (B, C, H, W) on any device, or B arrays (C, H, W)."""
+Images = torch.Tensor | Sequence[np.ndarray] | np.ndarray
+"""A batch (B, C, H, W) on any device, or B arrays (C, H, W), stacked or not."""
 
 
 class Context(TypedDict, total=False):

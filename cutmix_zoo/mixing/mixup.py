@@ -36,6 +36,7 @@ class Mixup(PairMethod):
     pairing wastes no image on meeting itself.
 
     Example:
+        >>> import torch
         >>> plan = Mixup(alpha=0.2).draw(4, 32, 32, generator=torch.Generator().manual_seed(0))
         >>> torch.equal(plan.lam, (plan.lam * 256).round() / 256)
         True

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cutmix_zoo.mixing.rows import Samples
 
-Sample = tuple[Any, Any] | tuple[Any, Any, SampleKey]
+Sample = tuple[Any, ...]
 """Image (C, H, W), a CPU tensor or a NumPy array of any layout and dtype; label; and perhaps a key.
 
 A label is an integer, a number, a row of K numbers (soft, or several labels), or an integer mask (H, W).

@@ -307,8 +307,11 @@ IMAGE = torch.zeros(3, 4, 4, dtype=torch.uint8)
         ([(IMAGE[0], 0)], TypeError, r"an image must be .* \(C, H, W\), got Tensor of shape \(4, 4\)"),
         ([("cat.png", 0)], TypeError, "an image must be .* got str"),
         ([(IMAGE.bfloat16(), 0)], TypeError, "an image must be a CPU tensor .* BFloat16"),
-        ([(IMAGE, 0.5)], TypeError, "a label must be one integer, got float"),
-        ([(IMAGE, torch.zeros(10))], TypeError, r"a label must be one integer, got Tensor of shape \(10,\)"),
+        ([(IMAGE, "cat")], TypeError, "a label must be an integer, a number, a row of numbers or a mask, got str"),
+        ([(IMAGE, [0, 1])], TypeError, "a label must be an integer.*got int64 of shape .2,.: give several labels"),
+        ([(IMAGE, 0.5), (IMAGE, [0.5])], ValueError, r"of one kind and shape, got float64 \(\) and float64 \(1,\)"),
+        ([(IMAGE, 0.5), (IMAGE, 1)], ValueError, "of one kind and shape, got float64 .* and int64"),
+        ([(IMAGE, 0), (IMAGE, 0, SampleKey(0, 0, 1))], TypeError, "all samples of a batch have a key, or none; got 1"),
     ],
 )
 def test_refused_samples(
