@@ -89,7 +89,7 @@ class ErasePlan(MixPlan):
                 )
             return 0.0
         fill = self.fill
-        if not dtype.is_floating_point and dtype != torch.bool:
+        if not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool):
             fill, limits = tuple(round(value) for value in fill), torch.iinfo(dtype)
             if not limits.min <= min(fill) <= max(fill) <= limits.max:
                 raise ValueError(f"{dtype} cannot hold {fill[0] if len(fill) == 1 else fill}: choose another fill")
