@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of, check_label_lam
-from cutmix_zoo.mixing.rows import batch_order, blocks, gather, stack
+from cutmix_zoo.mixing.rows import batch_order, blocks, gather
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -193,13 +193,13 @@ def _blend_rows(
 
     mixed, weights = in_order(out), in_order(weights)
     together = isinstance(rows, range) and out[0].nbytes < _LONE
+    if together and not isinstance(samples, np.ndarray):
+        samples = gather(samples, range(len(samples)))
     scratch = None
     for block in blocks(rows, out, _BLOCK if together else 1):
         part = slice(block[0], block[-1] + 1)
         partner = in_order(gather(samples, donors[part]))
-        if together:
-            stack(samples, out, block)
-        own = mixed[part] if together else in_order(samples[block[0]][None])
+        own = in_order(samples[part] if isinstance(samples, np.ndarray) and together else gather(samples, block))
         if out.dtype != np.uint8:
             mixed[part] = partner + (own - partner) * weights[part].astype(out.dtype)
             continue

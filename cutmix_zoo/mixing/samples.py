@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from cutmix_zoo.keys import SampleKey
-from cutmix_zoo.mixing.rows import gather
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from cutmix_zoo.mixing.rows import Samples
 
 Sample = tuple[Any, ...]
 """Image (C, H, W), a CPU tensor or a NumPy array of any layout and dtype; label; and perhaps a key.
@@ -24,16 +21,11 @@ A label is an integer, a number, a row of K numbers (soft, or several labels), o
 """
 
 
-_LONE = 1 << 16
-"""Bytes from which images are mixed straight from their own memory. Smaller ones are stacked first: then few calls
-mix many of them, and to copy them twice costs less than a call for each."""
-
-
 class Batch(NamedTuple):
     """Samples that were read."""
 
-    images: Samples
-    """B arrays (C, H, W) of one shape and dtype, stacked or not."""
+    images: list[np.ndarray]
+    """B arrays (C, H, W) of one shape and dtype."""
     labels: Tensor
     """(B,) int64, (B, ...) float32, or integer masks (B, H, W)."""
     key: SampleKey | None
@@ -67,16 +59,14 @@ def read_samples(samples: Sequence[Sample]) -> Batch:
     return Batch(images, read_labels([sample[1] for sample in samples]), samples[0][2] if keyed else None)
 
 
-def _read_images(images: list[Any]) -> Samples:
+def _read_images(images: list[Any]) -> list[np.ndarray]:
     """Read images that are all tensors or all arrays, of one shape and dtype; raise if they are not."""
     if isinstance(images[0], Tensor):
         images = [image.numpy() for image in images]
     first = images[0]
     if first.ndim != 3 or len({(image.dtype, image.shape) for image in images}) > 1:
         raise ValueError
-    if first.nbytes >= _LONE:
-        return images
-    return gather(images, range(len(images)))
+    return images
 
 
 def read_labels(labels: Sequence[Any]) -> Tensor:
