@@ -29,7 +29,7 @@ CANONICAL: dict[str, MixMethod] = {
     "smoothmix": SmoothMix(per="sample"),
     "saliencymix": SaliencyMix(per="sample"),
     "ricap": RICAP(beta=1.0, per="sample"),
-    "one_of": OneOf([Mixup(0.2), CutMix()], per="sample"),
+    "one_of": OneOf([Mixup(per="sample"), CutMix(per="sample")], per="sample"),
     "chain": Chain([Cutout(size=16, fill=(127.0,)), Mixup(per="sample")]),
     "scheduled": Scheduled(CutMix(per="sample"), start=0.0, end=1.0),
     "feature_mix": FeatureMix(CutMix(per="sample"), depths=(0,)),
