@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from timm.data import FastCollateMixup
 
-from cutmix_zoo.checks import require, require_count, require_fraction
+from cutmix_zoo.checks import require
 from cutmix_zoo.mixing.drawing import PlanSource
 from cutmix_zoo.mixing.feature import needs_network
 from cutmix_zoo.mixing.memory import Buffers, empty_batch
@@ -14,7 +14,7 @@ from cutmix_zoo.mixing.mixed_target import MixedTarget
 from cutmix_zoo.mixing.plan import IdentityPlan
 from cutmix_zoo.mixing.rows import batch_order
 from cutmix_zoo.mixing.samples import read_samples
-from cutmix_zoo.mixing.targets import mix_by_kind
+from cutmix_zoo.mixing.targets import check_classes, mix_by_kind
 from cutmix_zoo.mixing.timm_args import method_from_timm
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class MixCollate(FastCollateMixup):
             ``prefetch_factor`` batches, that is at least ``prefetch_factor + 2``.
 
     Raises:
-        ValueError: if ``epochs``, ``smoothing``, ``num_classes`` or ``reuse`` is out of range, or ``mix`` mixes
-            inside the network.
+        ValueError: if ``epochs``, ``smoothing``, ``num_classes`` or ``reuse`` is out of range, there is smoothing
+            without classes, or ``mix`` mixes inside the network.
         TypeError: if ``mix`` is no mixing method.
 
     Example:
@@ -112,9 +112,7 @@ class MixCollate(FastCollateMixup):
     ) -> None:
         self.plans = PlanSource(mix, seed=seed, rank=rank, epochs=epochs)
         require(not needs_network(mix), f"{mix} mixes inside the network, which a collate has not: use mix_features")
-        require_fraction("smoothing", smoothing)
-        if num_classes is not None:
-            require_count("num_classes", num_classes)
+        check_classes(num_classes, smoothing)
         require(reuse >= 0, f"reuse must be at least 0, got {reuse}")
         self.num_classes = num_classes
         self.smoothing = smoothing

@@ -10,6 +10,7 @@ from torch import Tensor
 from cutmix_zoo.checks import require
 from cutmix_zoo.mixing.targets import (
     are_masks,
+    check_classes,
     check_indices,
     check_labels,
     check_values,
@@ -80,7 +81,7 @@ class MixedTarget:
         if num_classes is not None:
             check_labels(labels, size, num_classes, smoothing)
         else:
-            require(smoothing == 0, f"smoothing needs num_classes, got smoothing={smoothing} without")
+            check_classes(num_classes, smoothing)
             (check_values if labels.is_floating_point() else check_indices)(labels, size)
         if not labels.is_floating_point():
             labels = labels.long()

@@ -145,10 +145,18 @@ def are_masks(labels: Tensor) -> bool:
     return labels.ndim > 2 and not labels.is_floating_point()
 
 
+def check_classes(num_classes: int | None, smoothing: float) -> None:
+    """Raise ValueError unless the number of classes and the smoothing are in range and go together."""
+    require_fraction("smoothing", smoothing)
+    if num_classes is not None:
+        require_count("num_classes", num_classes)
+    else:
+        require(smoothing == 0, f"smoothing needs num_classes, got smoothing={smoothing} without")
+
+
 def check_labels(labels: Tensor, batch_size: int, num_classes: int, smoothing: float) -> None:
     """Raise ValueError unless labels fit a plan and the classes; see :func:`mix_labels`."""
-    require_fraction("smoothing", smoothing)
-    require_count("num_classes", num_classes)
+    check_classes(num_classes, smoothing)
     if labels.is_floating_point():
         _check_dense(labels, batch_size, num_classes, smoothing)
     else:

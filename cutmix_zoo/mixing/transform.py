@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from cutmix_zoo.checks import require, require_count, require_fraction
+from cutmix_zoo.checks import require
 from cutmix_zoo.mixing.drawing import PlanSource
 from cutmix_zoo.mixing.feature import needs_network
 from cutmix_zoo.mixing.mixed_target import MixedTarget
-from cutmix_zoo.mixing.targets import mix_by_kind
+from cutmix_zoo.mixing.targets import check_classes, mix_by_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,11 +66,7 @@ class MixTransform:
     ) -> None:
         self.plans = PlanSource(mix, seed=seed, rank=rank, epochs=epochs)
         require(not needs_network(mix), f"{mix} mixes inside the network, which a transform has not: use mix_features")
-        require_fraction("smoothing", smoothing)
-        if num_classes is not None:
-            require_count("num_classes", num_classes)
-        else:
-            require(smoothing == 0, f"smoothing needs num_classes, got smoothing={smoothing} without")
+        check_classes(num_classes, smoothing)
         require(
             (image_key is None) == (label_key is None),
             f"image_key and label_key go together, got {image_key!r} and {label_key!r}",
