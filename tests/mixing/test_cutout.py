@@ -14,7 +14,7 @@ def _draw(mix: Cutout, batch_size: int = 8, height: int = 9, width: int = 13, se
 
 
 def _papers_square(row: int, column: int, size: int, height: int, width: int) -> torch.Tensor:
-    """The authors' code, which cuts a slice, as a loop over pixels: 0 in the clipped square around a pixel, 1 elsewhere."""
+    """The authors' slice as a loop over pixels: 0 in the clipped square around a pixel, 1 elsewhere."""
     kept = torch.ones(height, width)
     for y in range(height):
         for x in range(width):

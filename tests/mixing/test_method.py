@@ -92,7 +92,7 @@ def test_lambdas_follow_beta_where_the_gate_is_open() -> None:
     assert lam.shape == (20_000,)
     assert (lam[~pairs.gate] == 1).all()
     drawn = lam[pairs.gate]
-    # Beta(2, 2) has mean 1/2 and variance 1/20, and the square of the deviation has a variance of 3/560 - 1/400 = 1/350:
+    # Beta(2, 2) has mean 1/2 and variance 1/20; the square of the deviation has a variance of 3/560 - 1/400 = 1/350:
     # four standard errors of each
     assert abs(drawn.mean() - 0.5) < 4 * np.sqrt(1 / 20 / len(drawn))
     assert abs(((drawn - 0.5) ** 2).mean() - 1 / 20) < 4 * np.sqrt(1 / 350 / len(drawn))
