@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of, check_label_lam
+from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of
 from cutmix_zoo.mixing.rows import batch_order, blocks, gather
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ class BlendPlan(DonorPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        own_lam = check_label_lam(self.own_lam, self.batch_size)
+        own_lam = self.own_lam.float()
+        if own_lam.shape != (self.batch_size,) or not _are_fractions(own_lam):
+            raise ValueError(f"own_lam must be {self.batch_size} numbers in [0, 1], got {own_lam}")
         object.__setattr__(self, "own_lam", quantize(own_lam))
 
     @property
@@ -110,7 +112,7 @@ class MaskPlan(DonorPlan):
             raise ValueError(f"mask must have shape {expected}, got {tuple(self.mask.shape)}")
         if self._is_hard:
             return
-        if not self.mask.is_floating_point() or not ((self.mask >= 0) & (self.mask <= 1)).all():
+        if not self.mask.is_floating_point() or not _are_fractions(self.mask):
             raise ValueError(f"mask must be bool, or floating point in [0, 1], got {self.mask.dtype}")
         object.__setattr__(self, "mask", quantize(self.mask.float()))
 
@@ -151,6 +153,10 @@ class MaskPlan(DonorPlan):
 
     def _mask_plan(self, ignore_index: int) -> MixPlan:
         return self if self._is_hard else super()._mask_plan(ignore_index)
+
+
+def _are_fractions(weights: Tensor) -> bool:
+    return bool(((weights >= 0) & (weights <= 1)).all())
 
 
 def quantize(weights: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,8 +16,6 @@ from cutmix_zoo.mixing.rows import stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import numpy as np
 
     from cutmix_zoo.mixing.rows import Samples
 
@@ -49,6 +48,8 @@ class ErasePlan(MixPlan):
         super().__post_init__()
         object.__setattr__(self, "box", self.box.cpu())
         check_boxes("box", self.box, [(self.batch_size, 4)], self.height, self.width)
+        if self.fill is not None and len(self.fill) == 0:
+            raise ValueError("fill must be one value, one for each channel, or None, got ()")
 
     @property
     def sources(self) -> Tensor:  # noqa: D102
@@ -75,7 +76,8 @@ class ErasePlan(MixPlan):
 
     def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
         stack(samples, out, rows)
-        fill, boxes = self._fill_for(torch.from_numpy(out).dtype, out.shape), self.box.tolist()
+        dtype = torch.from_numpy(np.empty(0, out.dtype)).dtype
+        fill, boxes = self._fill_for(dtype, out.shape), self.box.tolist()
         for i in rows:
             out[i][window(boxes[i])] = fill
 

@@ -94,7 +94,7 @@ class SequencePlan(JoinedPlan):
         painted = torch.zeros(self.batch_size, 1, self.height, self.width)
         painted[painting] = 1.0
         for part in self.parts:
-            painted = (replace(part, fill=None) if isinstance(part, ErasePlan) else part).apply(painted)
+            painted = _without_fill(part).apply(painted)
         return painted.double().mean((1, 2, 3)).float()
 
     def _transform(self, images: Tensor) -> Tensor:
@@ -243,6 +243,15 @@ def _check_parts(plan: JoinedPlan) -> None:
     sizes = [(part.batch_size, part.height, part.width) for part in plan.parts]
     if not sizes or any(size != expected for size in sizes):
         raise ValueError(f"the parts must be plans of one batch of {expected} (batch size, height, width), got {sizes}")
+
+
+def _without_fill(plan: MixPlan) -> MixPlan:
+    """Let erased pixels become 0, also in plans within plans."""
+    if isinstance(plan, ErasePlan):
+        return replace(plan, fill=None)
+    if isinstance(plan, JoinedPlan):
+        return replace(plan, parts=tuple(_without_fill(part) for part in plan.parts))
+    return plan
 
 
 def _stack_sources(sources: list[Tensor]) -> list[Tensor]:

@@ -76,8 +76,8 @@ def empty_like(images: Tensor) -> Tensor:
     if images.nbytes < LARGE:
         return torch.empty_like(images)
     strides = torch.empty_like(images, device="meta").stride()
-    bits = torch.from_numpy(np.empty(images.numel(), f"i{images.element_size()}"))
-    return bits.view(images.dtype).as_strided(images.shape, strides)
+    flat = torch.from_numpy(np.empty(images.nbytes, np.uint8))
+    return flat.view(images.dtype).as_strided(images.shape, strides)
 
 
 def _shared(size: int) -> tuple[np.ndarray, torch.UntypedStorage]:

@@ -57,12 +57,14 @@ class PatchPlan(MixPlan):
         super().__post_init__()
         for name in ("donor", "crop", "box"):
             object.__setattr__(self, name, getattr(self, name).cpu())
-        patches = self.donor.shape[-1]
+        patches = max((1, *self.donor.shape[1:]))
         check_integers("donor", self.donor, [(self.batch_size, patches)], self.batch_size - 1)
         for name in ("crop", "box"):
             check_boxes(name, getattr(self, name), [(self.batch_size, patches, 4)], self.height, self.width)
         if ((_areas(self.crop) == 0) & (_areas(self.box) > 0)).any():
             raise ValueError("a crop must not be empty where its box is not")
+        if _overlap(self.box.numpy()):
+            raise ValueError("the boxes of an image must not overlap")
 
     @property
     def sources(self) -> Tensor:  # noqa: D102
@@ -70,17 +72,19 @@ class PatchPlan(MixPlan):
 
     @property
     def pixel_shares(self) -> Tensor:  # noqa: D102
-        shares = (_areas(self.box).double() / (self.height * self.width)).float()
-        own = 1.0 - shares.sum(1, keepdim=True)
-        return torch.cat([own + shares[:, :1], shares[:, 1:]] if self._own_first else [own, shares], dim=1)
+        areas, total = _areas(self.box), self.height * self.width
+        own = total - areas.sum(1, keepdim=True)
+        counts = [own + areas[:, :1], areas[:, 1:]] if self._own_first else [own, areas]
+        return (torch.cat(counts, dim=1).double() / total).float()
 
     @property
     def label_shares(self) -> Tensor:  # noqa: D102
         return self.pixel_shares
 
     @property
-    def boxes(self) -> Tensor:  # noqa: D102
-        return self.box[:, 0]
+    def boxes(self) -> Tensor:
+        """(B, 4) int64: the box of the first patch; all zeros if that is the image's own, as with RICAP."""
+        return torch.zeros_like(self.box[:, 0]) if self._own_first else self.box[:, 0]
 
     @property
     def _index(self) -> Tensor:
@@ -131,7 +135,7 @@ class PatchPlan(MixPlan):
 
 
 def resize(patches: Tensor, size: tuple[int, int], *, nearest: bool = False) -> Tensor:
-    """Resize images, unless they have the size already.
+    """Resize images, unless they have the size already; in single precision or their own, whichever is more precise.
 
     Args:
         patches: (..., h, w), any dtype if ``nearest``, otherwise floating point or uint8.
@@ -154,7 +158,7 @@ def resize(patches: Tensor, size: tuple[int, int], *, nearest: bool = False) -> 
         )
         return patches[..., row, :][..., column]
     check_blendable(patches.dtype.is_floating_point, patches.dtype == torch.uint8, patches.dtype)
-    flat = patches.reshape(1, -1, height, width).float()
+    flat = patches.reshape(1, -1, height, width).to(torch.promote_types(patches.dtype, torch.float32))
     resized = interpolate(flat, size=size, mode="bilinear", antialias=True).reshape(*patches.shape[:-2], *size)
     return resized.to(patches.dtype) if patches.is_floating_point() else resized.round().to(patches.dtype)
 
@@ -169,3 +173,10 @@ def _sizes(boxes: Tensor) -> Tensor:
 
 def _areas(boxes: Tensor) -> Tensor:
     return box_areas(boxes.flatten(0, -2)).view(boxes.shape[:-1])
+
+
+def _overlap(boxes: np.ndarray) -> bool:
+    """Return whether two of the (B, P, 4) boxes of an image have a pixel in common."""
+    start, stop = boxes[..., :2], boxes[..., 2:]
+    common = np.minimum(stop[:, :, None], stop[:, None]) - np.maximum(start[:, :, None], start[:, None])
+    return bool(np.triu((common > 0).all(-1), k=1).any())
