@@ -50,7 +50,7 @@ class OneOf:
         if self.weights is not None:
             object.__setattr__(self, "weights", tuple(self.weights))
             fits = len(self.weights) == len(self.mixes) and min(self.weights) >= 0 and 0 < sum(self.weights) < math.inf
-            require(fits, f"weights must be {len(self.mixes)} finite numbers from 0, not all 0, got {self.weights}")
+            require(fits, f"weights must be {len(self.mixes)} numbers from 0, not all 0, got {self.weights}")
         require_choice("per", self.per, ("batch", "pair", "sample"))
         if self.per == "pair":
             reverse = all(getattr(mix, "pairing", None) == "reverse" for mix in self.mixes)

@@ -82,8 +82,8 @@ class CutMix(PairMethod):
         if self.fixed_lam is not None:
             require_fraction("fixed_lam", self.fixed_lam)
         if self.minmax is not None:
-            low, high = self.minmax
-            require(0 <= low <= high <= 1, f"minmax must rise within [0, 1], got {self.minmax}")
+            fits = len(self.minmax) == 2 and 0 <= self.minmax[0] <= self.minmax[1] <= 1
+            require(fits, f"minmax must rise within [0, 1] from one share to another, got {self.minmax}")
             require(self.fixed_lam is None, "minmax draws the box's size, so fixed_lam must be left out")
 
     def _draw(self, pairs: PairDraw) -> BoxPlan:

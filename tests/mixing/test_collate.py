@@ -14,7 +14,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
-from cutmix_zoo.mixing import CutMix, MixCollate, collate_samples, drawing, plan_for
+from cutmix_zoo.mixing import (
+    CANONICAL,
+    CutMix,
+    Cutout,
+    FeatureMix,
+    MixCollate,
+    MixedTarget,
+    MixMethod,
+    Mixup,
+    OneOf,
+    Scheduled,
+    collate_samples,
+    drawing,
+    plan_for,
+)
+from cutmix_zoo.mixing.timm_args import method_from_timm
 
 NUM_CLASSES = 10
 MIX = CutMix(per="sample")
@@ -331,6 +346,9 @@ def test_a_label_outside_the_classes_is_named() -> None:
     [
         ({"num_classes": 0}, "num_classes must be a whole number of at least 1, got 0"),
         ({"num_classes": 2, "smoothing": -0.1}, "smoothing must be a number from 0 to 1"),
+        ({"num_classes": None, "smoothing": 0.1}, "smoothing needs num_classes, got smoothing=0.1 without"),
+        ({"num_classes": 2, "epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"num_classes": 2, "reuse": -1}, "reuse must be at least 0, got -1"),
     ],
 )
 def test_refused_settings(settings: dict[str, Any], message: str) -> None:
@@ -342,3 +360,263 @@ def test_refused_settings(settings: dict[str, Any], message: str) -> None:
 def test_what_is_no_method_is_refused_at_once(mix: Any) -> None:
     with pytest.raises(TypeError, match=r"mix must be a mixing method such as CutMix\(\), got"):
         MixCollate(mix, NUM_CLASSES)
+
+
+@pytest.mark.parametrize("depths", [(1,), (0, 2)])
+def test_maps_inside_a_network_are_out_of_reach(depths: tuple[int, ...]) -> None:
+    for mix in (FeatureMix(CutMix(), depths), OneOf([Mixup(), Scheduled(FeatureMix(CutMix(), depths))])):
+        with pytest.raises(ValueError, match="mixes inside the network, which a collate has not: use mix_features"):
+            MixCollate(mix, NUM_CLASSES)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize("size", [32, 150], ids=["small", "large"])
+@pytest.mark.parametrize("mix", CANONICAL.values(), ids=CANONICAL)
+def test_with_a_key_every_method_mixes_as_on_the_device(mix: MixMethod, size: int, as_tensor: bool) -> None:
+    batch_size, epochs = 7, 4
+    arrays = [_image(i, size, size).transpose(2, 0, 1) for i in range(batch_size)]
+    assert (arrays[0].nbytes >= 64 * 1024) == (size > 32)
+    stacked, labels = torch.from_numpy(np.stack(arrays)), torch.arange(batch_size)
+    collate_fn = MixCollate(mix, NUM_CLASSES, smoothing=0.1, seed=9, rank=1, epochs=epochs)
+    changed = 0
+    for step in range(3):
+        images = [torch.from_numpy(array) if as_tensor else array for array in arrays]
+        samples = [(image, i, SampleKey(3, step, index=20 + i)) for i, image in enumerate(images)]
+        mixed, targets = collate_fn(samples)
+        context = {"progress": 3 / epochs, "images": stacked}
+        plan = plan_for(mix, batch_size, size, size, seed=9, epoch=3, step=step, rank=1, **context)
+        assert torch.equal(mixed, plan.apply(stacked))
+        assert torch.equal(targets, plan.mix_targets(labels, NUM_CLASSES, 0.1))
+        changed += not torch.equal(mixed, stacked)
+    assert changed
+    assert all(np.array_equal(array.transpose(1, 2, 0), _image(i, size, size)) for i, array in enumerate(arrays))
+
+
+def _keyed(labels: Any) -> list[tuple[Any, ...]]:
+    return [(sample[0], label, sample[2]) for sample, label in zip(_samples(len(labels), (3, 5)), labels, strict=True)]
+
+
+def _plan(mix: MixMethod, batch_size: int = 6) -> Any:
+    """The plan of the batches that :func:`_keyed` makes."""
+    return plan_for(mix, batch_size, 12, 10, seed=0, epoch=3, step=5, rank=0)
+
+
+@pytest.mark.parametrize("num_classes", [NUM_CLASSES, None])
+@pytest.mark.parametrize("mix", [MIX, Mixup(per="sample")], ids=repr)
+def test_rows_of_soft_or_several_labels(mix: MixMethod, num_classes: int | None) -> None:
+    rows = torch.rand(6, NUM_CLASSES, generator=torch.Generator().manual_seed(0))
+    for dense in (rows, (rows > 0.7).float()):
+        for given in (dense, dense.numpy(), dense.double().tolist()):
+            _, targets = MixCollate(mix, num_classes)(_keyed(given))
+            assert targets.dtype == torch.float32
+            assert torch.equal(targets, _plan(mix).mix_targets(dense, NUM_CLASSES))
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (6, 2, 3)])
+def test_values_are_averaged(shape: tuple[int, ...]) -> None:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    plan = _plan(Mixup(per="sample"))
+    for given in (values, values.numpy(), values.tolist()):
+        _, targets = MixCollate(Mixup(per="sample"), None)(_keyed(given))
+        assert torch.equal(targets, plan.mix_values(values))
+    for i in range(6):
+        expected = plan.lam[i] * values[i] + (1 - plan.lam[i]) * values[plan.partner[i]]
+        torch.testing.assert_close(targets[i], expected)
+
+
+@pytest.mark.parametrize("num_classes", [NUM_CLASSES, None])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+@pytest.mark.parametrize("mix", [MIX, Cutout(4, fill=(0.0,))], ids=repr)
+def test_masks_are_cut_and_pasted(mix: MixMethod, dtype: type, num_classes: int | None) -> None:
+    masks = np.random.default_rng(0).integers(0, NUM_CLASSES, (6, 12, 10)).astype(dtype)
+    _, targets = MixCollate(mix, num_classes)(_keyed(masks))
+    assert targets.dtype == torch.from_numpy(masks).dtype
+    assert torch.equal(targets, _plan(mix).apply_masks(torch.from_numpy(masks)))
+    assert (255 in targets) == isinstance(mix, Cutout)
+    assert not np.array_equal(targets.numpy(), masks)
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "message"),
+    [
+        ([0, 1, 2], {"num_classes": None}, "num_classes must be given where labels are classes"),
+        (
+            np.zeros((3, 12, 10), np.float32),
+            {"num_classes": None},
+            r"labels of shape \(3, 12, 10\) are maps of the images' size, .*: mix them as further images",
+        ),
+        ([0.5, 1.5, 2.5], {"num_classes": NUM_CLASSES}, "mix other values with mix_values .num_classes=None."),
+        (np.eye(3), {"num_classes": 4}, "floating-point labels must be 3 rows of 4 numbers"),
+        (np.eye(3), {"num_classes": 3, "smoothing": 0.1}, "smoothing is for integer labels"),
+        (np.zeros((3, 10, 12), int), {"num_classes": None}, "the plan was drawn for 3 images of 12 x 10 pixels"),
+        (np.zeros((3, 12, 10), int), {"num_classes": None, "keep_plan": True}, "masks are cut and pasted like their"),
+        (np.zeros((3, 12, 10), int), {"num_classes": 3, "mix": Mixup()}, "BlendPlan blends images, so a pixel of the"),
+    ],
+    ids=str,
+)
+def test_labels_that_do_not_fit(labels: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MixCollate(**({"mix": MIX} | settings))(_keyed(labels))
+
+
+@pytest.mark.parametrize("mix", [MIX, Mixup(), CutMix(prob=0.0)], ids=repr)
+def test_a_kept_plan_has_the_same_dense_target(mix: MixMethod) -> None:
+    rows, classes = torch.eye(NUM_CLASSES)[:6], list(range(6))
+    for labels, num_classes, smoothing in ((classes, NUM_CLASSES, 0.1), (rows, NUM_CLASSES, 0.0), (rows, None, 0.0)):
+        samples, plan = _keyed(labels), _plan(mix)
+        images, target = MixCollate(mix, num_classes, smoothing, keep_plan=True)(samples)
+        expected_images, dense = MixCollate(mix, num_classes, smoothing)(samples)
+        assert isinstance(target, MixedTarget)
+        assert torch.equal(images, expected_images)
+        assert torch.equal(target.dense(), dense)
+        assert torch.equal(target.labels, torch.as_tensor(labels))
+        for name in ("sources", "label_shares", "pixel_shares", "boxes"):
+            assert torch.equal(getattr(target, name), getattr(plan, name))
+    # without the number of classes the plan is kept all the same, for a loss on hard labels
+    assert MixCollate(mix, None, keep_plan=True)(_keyed(classes))[1].lam.tolist() == plan.lam.tolist()
+
+
+@pytest.mark.parametrize("reuse", [1, 3])
+def test_buffers_come_round_after_as_many_batches(reuse: int) -> None:
+    collate_fn, fresh = (MixCollate(MIX, NUM_CLASSES, reuse=count) for count in (reuse, 0))
+    batches, contents = [], []
+    for step in range(3 * reuse):
+        samples = _samples(key=(0, step))
+        batches.append(collate_fn(samples)[0])
+        contents.append(fresh(samples)[0])
+        assert batches[-1].stride() == contents[-1].stride()
+        # the batch and those before it that have not come round yet
+        for i in range(max(0, step - reuse + 1), step + 1):
+            assert torch.equal(batches[i], contents[i])
+        if step >= reuse:
+            assert batches[step].data_ptr() == batches[step - reuse].data_ptr()
+            assert torch.equal(batches[step - reuse], contents[step])
+    assert len({batch.data_ptr() for batch in batches}) == reuse
+
+
+def test_batches_of_other_layouts_have_buffers_of_their_own() -> None:
+    collate_fn = MixCollate(MIX, NUM_CLASSES, reuse=1)
+    first, _ = collate_fn(_samples(6, key=(0, 0)))
+    kept = first.clone()
+    smaller, _ = collate_fn(_samples(4, key=(0, 1)))
+    floats, _ = collate_fn([(image.float(), label) for image, label in _samples(6)])
+    flat, _ = collate_fn([(image.contiguous(), label) for image, label in _samples(6)])
+    assert [smaller.shape[0], floats.dtype, flat.is_contiguous()] == [4, torch.float32, True]
+    assert torch.equal(first, kept)
+    collate_fn(_samples(6, key=(0, 2)))
+    assert not torch.equal(first, kept)
+
+
+def test_buffers_in_a_worker() -> None:
+    """One worker, eight batches, three buffers, and every batch is kept: each ends as the last one of its buffer."""
+    settings = {"batch_size": 3, "num_workers": 1}
+    collate_fn = MixCollate(MIX, NUM_CLASSES, reuse=3)
+    collate_fn(_samples(3))  # the memory of this process is not the worker's
+    kept = [images for images, _ in DataLoader(Images(keyed=True), collate_fn=collate_fn, **settings)]
+    fresh = [
+        images for images, _ in DataLoader(Images(keyed=True), collate_fn=MixCollate(MIX, NUM_CLASSES), **settings)
+    ]
+    assert len({images.numpy().tobytes() for images in fresh}) == 8
+    for i, images in enumerate(kept):
+        last = max(j for j in range(8) if j % 3 == i % 3)
+        assert torch.equal(images, fresh[last])
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_worker_with_enough_buffers_is_never_too_fast(persistent: bool) -> None:
+    # prefetch_factor + 2, and each batch is used up before the next is asked for
+    loader = DataLoader(
+        Images(keyed=True),
+        batch_size=3,
+        num_workers=1,
+        prefetch_factor=2,
+        persistent_workers=persistent,
+        collate_fn=MixCollate(MIX, NUM_CLASSES, reuse=4),
+    )
+    expected = DataLoader(Images(keyed=True), batch_size=3, collate_fn=MixCollate(MIX, NUM_CLASSES))
+    for _ in range(2):
+        for (images, targets), (expected_images, expected_targets) in zip(loader, expected, strict=True):
+            assert torch.equal(images, expected_images)
+            assert torch.equal(targets, expected_targets)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_delivered_batch_never_changes(num_workers: int) -> None:
+    loader = DataLoader(
+        Images(keyed=True), batch_size=3, num_workers=num_workers, collate_fn=MixCollate(MIX, NUM_CLASSES)
+    )
+    copies = [images.clone() for images, _ in loader]
+    kept = list(loader)
+    assert len({images.data_ptr() for images, _ in kept}) == 8
+    assert all(torch.equal(images, copy) for (images, _), copy in zip(kept, copies, strict=True))
+
+
+def test_the_epoch_of_a_key_reaches_scheduled_methods() -> None:
+    collate_fn = MixCollate(Scheduled(Mixup(1000.0), off_from=0.5), NUM_CLASSES, epochs=4)
+    collate_fn.set_epoch(3)  # keys know better
+    mixed = [
+        not torch.equal(collate_fn(_samples(key=(epoch, 0)))[0], collate_samples(_samples())[0]) for epoch in range(5)
+    ]
+    assert mixed == [True, True, False, False, False]
+    with pytest.raises(ValueError, match=r"Scheduled needs to know .* give MixCollate .* their number of epochs"):
+        MixCollate(Scheduled(MIX), NUM_CLASSES)(_samples(key=(0, 0)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_without_keys_the_epoch_is_set_and_reaches_running_workers(num_workers: int) -> None:
+    collate_fn = MixCollate(Scheduled(Mixup(1000.0), off_from=0.5), NUM_CLASSES, epochs=4)
+    loader = DataLoader(
+        Images(size=24),
+        batch_size=6,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        collate_fn=collate_fn,
+    )
+    mixed = []
+    for epoch in (0, 3, 1, 2):
+        collate_fn.set_epoch(epoch)
+        mixed.append([_is_mixed(targets) for _, targets in loader])
+    assert mixed == [[True] * 4, [False] * 4, [True] * 4, [False] * 4]
+    with pytest.raises(ValueError, match="epoch must be below epochs=4, got 4"):
+        collate_fn.set_epoch(4)
+    with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
+        collate_fn.set_epoch(-1)
+
+
+def test_the_arguments_of_timms_collate() -> None:
+    mixing = {"mixup_alpha": 0.2, "cutmix_alpha": 0.3, "prob": 0.9, "switch_prob": 0.4, "mode": "elem"}
+    collate_fn = MixCollate.from_timm(**mixing, correct_lam=False, label_smoothing=0.1, num_classes=NUM_CLASSES)
+    assert isinstance(collate_fn, FastCollateMixup)
+    assert collate_fn.plans.mix == method_from_timm(**mixing, correct_lam=False)
+    assert (collate_fn.num_classes, collate_fn.smoothing, collate_fn.keep_plan) == (NUM_CLASSES, 0.1, False)
+    minmax = MixCollate.from_timm(mixup_alpha=0.0, cutmix_minmax=[0.2, 0.8])
+    assert minmax.plans.mix == CutMix(minmax=(0.2, 0.8), pairing="reverse")
+    # timm's own default is 0.1
+    assert (minmax.num_classes, minmax.smoothing) == (1000, 0.0)
+    with pytest.raises(TypeError, match="label_smooth"):
+        MixCollate.from_timm(label_smooth=0.1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_an_unmixed_batch_of_timms_collate(smoothing: float) -> None:
+    settings = {"prob": 0.0, "num_classes": NUM_CLASSES, "label_smoothing": smoothing}
+    images, targets = MixCollate.from_timm(**settings)(_samples())
+    timms_images, timms_targets = FastCollateMixup(**settings)(_samples())
+    assert torch.equal(images, timms_images)
+    torch.testing.assert_close(targets, timms_targets)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_several_labels_an_image_as_in_timm(multi_label: bool) -> None:
+    rows = (torch.rand(6, NUM_CLASSES, generator=torch.Generator().manual_seed(0)) > 0.6).float()
+    samples = [(image, row) for (image, _), row in zip(_samples(), rows, strict=True)]
+    settings = {"prob": 0.0, "num_classes": NUM_CLASSES, "label_smoothing": 0.0}
+    _, targets = MixCollate.from_timm(**settings, multi_label=multi_label)(samples)
+    _, timms = FastCollateMixup(**settings, multi_label=True)(samples)
+    assert torch.equal(targets, timms)
+    assert torch.equal(targets, rows)
+
+
+def test_timms_smoothing_of_several_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match="label_smoothing of several labels an image is not defined here"):
+        MixCollate.from_timm(multi_label=True, label_smoothing=0.1)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from timm.data.mixup import FastCollateMixup, cutmix_bbox_and_lam
+from timm.data.mixup import FastCollateMixup, cutmix_bbox_and_lam, rand_bbox_minmax
 
 from cutmix_zoo.keys import isolated_rng
 from cutmix_zoo.mixing import BoxPlan, CutMix, IdentityPlan, clipped_boxes
@@ -111,6 +111,156 @@ def test_a_tiny_alpha_gives_whole_images_and_no_nan() -> None:
     assert float(plan.lam.mean()) == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize("std", [0.05, 0.25, 1.0])
+def test_gaussian_centres(std: float) -> None:
+    """Boxes of 10 x 6 pixels, which show their centres wherever they are not clipped."""
+    height, width, draws = 1000, 600, 20_000
+    plan = _draw(CutMix(per="sample", box="gaussian", centre_std=std, fixed_lam=0.99989), draws, height, width)
+    top_left, bottom_right = plan.boxes[:, :2].double(), plan.boxes[:, 2:].double()
+    assert (bottom_right - top_left).amax(0).tolist() == [10, 6]
+    for axis, (size, half) in enumerate([(height, 5), (width, 3)]):
+        low, high = top_left[:, axis], bottom_right[:, axis]
+        # what falls beyond an edge is put on the first or the last pixel there: 0.5 / std standard deviations off
+        beyond = 0.5 * math.erfc(0.5 / std / math.sqrt(2))
+        error = 4 * math.sqrt(beyond * (1 - beyond) / draws) + 2 / size
+        assert float((high <= half).double().mean()) == pytest.approx(beyond, abs=error)
+        assert float((low >= size - 1 - half).double().mean()) == pytest.approx(beyond, abs=error)
+        # the middle of the distribution: within 0.4 of the size of the centre of the image, where nothing is clipped
+        inside = math.erf(0.4 / std / math.sqrt(2))
+        centre = (low + half) / size - 0.5
+        error = 4 * math.sqrt(inside * (1 - inside) / draws) + 2 / size
+        assert float((centre.abs() < 0.4).double().mean()) == pytest.approx(inside, abs=error)
+        if std == 0.05:
+            # nothing is clipped; the standard errors of a mean and of a standard deviation
+            assert float(centre.mean()) == pytest.approx(0, abs=4 * std / math.sqrt(draws) + 1 / size)
+            assert float(centre.std()) == pytest.approx(std, abs=4 * std / math.sqrt(2 * draws) + 1 / size)
+
+
+def test_the_standard_deviation_of_the_centre_is_a_quarter_unless_said() -> None:
+    drawn = [_draw(CutMix(per="sample", box="gaussian", **std), 50).boxes for std in ({}, {"centre_std": 0.25})]
+    assert torch.equal(*drawn)
+
+
+def test_a_fixed_box_is_16_pixels_wide_before_it_is_clipped() -> None:
+    draws = 20_000
+    plan = _draw(CutMix(per="sample", fixed_lam=0.75), draws)
+    sides = plan.boxes[:, 2:] - plan.boxes[:, :2]
+    whole = ((plan.boxes[:, :2] > 0) & (plan.boxes[:, 2:] < 32)).all(1)
+    assert sides[whole].unique().tolist() == [16]
+    # a side is 16 less what sticks out: for the 32 centres 8 + 7 + ... + 1 and 1 + 2 + ... + 7 pixels, 14 on average
+    lengths = [min(centre + 8, 32) - max(centre - 8, 0) for centre in range(32)]
+    assert np.mean(lengths) == 14
+    mean, square = (14 / 32) ** 2, (np.square(lengths).mean() / 32**2) ** 2
+    assert mean == pytest.approx(0.191, abs=0.0005)
+    error = 4 * math.sqrt((square - mean**2) / draws)
+    assert 1 - float(plan.lam.double().mean()) == pytest.approx(mean, abs=error)
+
+
+@pytest.mark.parametrize("box", ["clip", "gaussian", "inside"])
+def test_a_fixed_lambda_is_what_uncorrected_labels_count(box: str) -> None:
+    mix = CutMix(per="sample", prob=0.5, box=box, fixed_lam=0.75, correct_lam=False)
+    assert set(_draw(mix, 64).lam.tolist()) == {0.75, 1.0}
+    if box == "inside":
+        assert set(_draw(dataclasses.replace(mix, correct_lam=True), 64).lam.tolist()) == {0.75, 1.0}
+
+
+@pytest.mark.parametrize("correct_lam", [False, True])
+def test_sides_between_least_and_most(correct_lam: bool) -> None:
+    height, width, draws = 20, 13, 20_000
+    mix = CutMix(per="sample", minmax=(0.2, 0.5), correct_lam=correct_lam)
+    plan = _draw(mix, draws, height, width)
+    top_left, sides = plan.boxes[:, :2], plan.boxes[:, 2:] - plan.boxes[:, :2]
+    # 0.2 and 0.5 of 20 are 4 and 10 pixels, of 13 they are 2.6 and 6.5
+    for axis, (size, least, most) in enumerate([(height, 4, 10), (width, 2, 6)]):
+        count = most - least + 1
+        assert sides[:, axis].unique().tolist() == list(range(least, most + 1))
+        for side in range(least, most + 1):
+            having = sides[:, axis] == side
+            # four standard errors
+            error = 4 * math.sqrt(1 / count * (1 - 1 / count) / draws)
+            assert float(having.double().mean()) == pytest.approx(1 / count, abs=error)
+            places, number = size - side + 1, int(having.sum())
+            found = torch.bincount(top_left[having, axis], minlength=places).double() / number
+            error = 5 * math.sqrt(1 / places * (1 - 1 / places) / number)
+            assert found.tolist() == pytest.approx([1 / places] * places, abs=error)
+    assert torch.equal(plan.label_shares, plan.pixel_shares)
+    # the two sides are independent: a correlation has a standard error of 1 / sqrt(n)
+    assert abs(float(torch.corrcoef(sides.double().T)[0, 1])) < 4 / math.sqrt(draws)
+
+
+def test_minmax_is_timms_but_for_the_largest_side() -> None:
+    draws, (height, width) = 20_000, (40, 24)
+    with isolated_rng(0):
+        # timm leaves the largest side out: shares of 0.25 and 0.75 and one pixel more
+        top, bottom, _, _ = rand_bbox_minmax((height, height), (0.25, 31 / 40), count=draws)
+        _, _, left, right = rand_bbox_minmax((width, width), (0.25, 19 / 24), count=draws)
+    timms = np.stack([top, left, bottom, right], axis=1)
+    ours = _draw(CutMix(per="sample", minmax=(0.25, 0.75)), draws, height, width).boxes.numpy()
+    for column in range(4):
+        for power in (1, 2):
+            one, other = ours[:, column].astype(float) ** power, timms[:, column].astype(float) ** power
+            error = 4 * math.sqrt((one.var() + other.var()) / draws)
+            assert one.mean() == pytest.approx(other.mean(), abs=error)
+    assert ours.min(0).tolist() == timms.min(0).tolist()
+    assert ours.max(0).tolist() == timms.max(0).tolist()
+
+
+def test_minmax_does_not_use_alpha_and_a_shut_gate_pastes_nothing() -> None:
+    boxes = [_draw(CutMix(alpha, per="sample", minmax=(0.2, 0.5), prob=0.5), 200).boxes for alpha in (1e-3, 1.0)]
+    sides = [(box[:, 2:] - box[:, :2]).prod(1) for box in boxes]
+    for side in sides:
+        # four standard errors of 200 gates
+        assert float((side > 0).double().mean()) == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(200))
+        assert side.max() <= 16 * 16
+        assert side[side > 0].min() >= 6 * 6
+
+
+@pytest.mark.parametrize("per", ["batch", "pair", "sample"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"box": "gaussian"}, {"minmax": (0.1, 1.0)}, {"correct_lam": False}, {"prob": 0.5}], ids=str
+)
+def test_one_hot_labels_are_the_larger_share(settings: dict[str, object], per: str) -> None:
+    for seed in range(10):
+        plan, mixed = (_draw(CutMix(per=per, label=label, **settings), seed=seed) for label in ("one_hot", "mixed"))
+        if isinstance(mixed, IdentityPlan):
+            assert isinstance(plan, IdentityPlan)
+            continue
+        assert torch.equal(plan.pixel_shares, mixed.pixel_shares)
+        assert plan.lam.tolist() == [1.0 if lam >= 0.5 else 0.0 for lam in mixed.lam.tolist()]
+        targets = plan.mix_targets(torch.arange(16), 16)
+        assert targets.argmax(1).tolist() == torch.where(mixed.lam >= 0.5, torch.arange(16), mixed.partner).tolist()
+        assert set(targets.unique().tolist()) == {0.0, 1.0}
+
+
+def test_a_tie_goes_to_the_image_itself() -> None:
+    # a box of 2 x 4 pixels in 4 x 4: half of them
+    plan = _draw(CutMix(per="sample", minmax=(0.5, 1.0), label="one_hot"), 2000, 4, 4)
+    shares = plan.pixel_shares[:, 0]
+    assert 0.5 in shares
+    assert (plan.lam[shares == 0.5] == 1).all()
+    assert (plan.lam[shares < 0.5] == 0).all()
+    assert set(_draw(CutMix(fixed_lam=0.5, correct_lam=False, label="one_hot")).lam.tolist()) == {1.0}
+    assert set(_draw(CutMix(fixed_lam=0.499, correct_lam=False, label="one_hot")).lam.tolist()) == {0.0}
+
+
+@pytest.mark.parametrize("per", ["batch", "pair", "sample"])
+@pytest.mark.parametrize("settings", [{}, {"minmax": (0.2, 0.8)}, {"correct_lam": False}, {"fixed_lam": 0.9}], ids=str)
+def test_complete_labels_are_halves_where_the_gate_is_open(settings: dict[str, object], per: str) -> None:
+    lams, state = [], torch.Generator()
+    mix = CutMix(per=per, label="complete", prob=0.6, pairing="reverse", **settings)
+    for _ in range(300):
+        plan = mix.draw(8, 32, 32, generator=state)
+        lams.append(plan.lam)
+        # a whole label wherever nothing is pasted because the gate is shut; not wherever a box is empty
+        assert (plan.pixel_shares[plan.lam == 1, 0] == 1).all()
+    lam = torch.stack(lams)
+    assert set(lam.unique().tolist()) == {0.5, 1.0}
+    gates = lam[:, : {"batch": 1, "pair": 4, "sample": 8}[per]]
+    # four standard errors
+    error = 4 * math.sqrt(0.6 * 0.4 / gates.numel())
+    assert float((gates == 0.5).double().mean()) == pytest.approx(0.6, abs=error)
+
+
 @pytest.mark.parametrize("per", ["batch", "pair", "sample"])
 def test_who_shares_a_box(per: str) -> None:
     plan = _draw(CutMix(per=per), batch_size=16, height=224, width=224)
@@ -175,6 +325,17 @@ def test_a_draw_moves_the_generator_on_by_one(settings: dict[str, object], batch
         ({"pairing": "roll"}, "pairing must be one of derangement, permutation, reverse, got 'roll'"),
         ({"box": "outside"}, "box must be one of clip, inside, gaussian, got 'outside'"),
         ({"per": "pair", "pairing": "permutation"}, "per='pair' needs mutual pairs"),
+        ({"label": "soft"}, "label must be one of mixed, one_hot, complete, got 'soft'"),
+        ({"centre_std": 0.0}, "centre_std must be a finite number above 0, got 0.0"),
+        ({"centre_std": float("nan")}, "centre_std must be a finite number above 0, got nan"),
+        ({"fixed_lam": 1.1}, "fixed_lam must be a number from 0 to 1, got 1.1"),
+        ({"fixed_lam": -0.1}, "fixed_lam must be a number from 0 to 1, got -0.1"),
+        ({"minmax": (0.8, 0.2)}, r"minmax must rise within \[0, 1\] .*, got \(0.8, 0.2\)"),
+        ({"minmax": (-0.1, 0.2)}, r"minmax must rise within \[0, 1\]"),
+        ({"minmax": (0.1, 1.2)}, r"minmax must rise within \[0, 1\]"),
+        ({"minmax": (0.1,)}, r"minmax must rise within \[0, 1\] from one share to another, got \(0.1,\)"),
+        ({"minmax": (0.1, 0.2, 0.3)}, r"minmax must rise within \[0, 1\]"),
+        ({"minmax": (0.2, 0.8), "fixed_lam": 0.5}, "minmax draws the box's size, so fixed_lam must be left out"),
     ],
 )
 def test_bad_settings(settings: dict[str, object], message: str) -> None:
