@@ -300,7 +300,7 @@ def test_gradients_flow_back_to_both_sources(plan: Any) -> None:
 @pytest.mark.parametrize("name", ["blend", "soft mask", "hard mask", "shared mask"])
 def test_compiled_plans_blend_half_precision_and_gradients_too(name: str) -> None:
     plan = PLANS[name]
-    compiled = torch.compile(lambda images: plan.apply(images), backend="eager", fullgraph=True)
+    compiled = torch.compile(plan.apply, backend="eager", fullgraph=True)
     images = random_images(dtype=torch.bfloat16)
     assert torch.equal(compiled(images), by_tensor_operations(plan, images))
     leaf = random_images(dtype=torch.float32).requires_grad_()
