@@ -511,7 +511,7 @@ def test_buffers_in_a_worker() -> None:
     """One worker, eight batches, three buffers, and every batch is kept: each ends as the last one of its buffer."""
     settings = {"batch_size": 3, "num_workers": 1}
     collate_fn = MixCollate(MIX, NUM_CLASSES, reuse=3)
-    collate_fn(_samples(3))  # the memory of this process is not the worker's
+    collate_fn([Images()[i] for i in range(3)])  # the memory of this process is not the worker's
     kept = [images for images, _ in DataLoader(Images(keyed=True), collate_fn=collate_fn, **settings)]
     fresh = [
         images for images, _ in DataLoader(Images(keyed=True), collate_fn=MixCollate(MIX, NUM_CLASSES), **settings)
