@@ -153,7 +153,8 @@ def resize(patches: Tensor, size: tuple[int, int], *, nearest: bool = False) -> 
         return patches
     if nearest:
         row, column = (
-            ((torch.arange(new, device=patches.device) + 0.5) * (old / new)).long()
+            # of (i + 1/2) * old / new the whole part, in integers: floats miss some that are whole
+            (2 * torch.arange(new, device=patches.device) + 1) * old // (2 * new)
             for new, old in zip(size, (height, width), strict=True)
         )
         return patches[..., row, :][..., column]

@@ -1,5 +1,7 @@
 import re
 from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -159,11 +161,18 @@ def test_masks_take_the_nearest_pixel(crop: list[int], box: list[int], dtype: to
     assert torch.equal(written(nearest, masks), _moved(plan, masks))
 
 
-@pytest.mark.parametrize(("old", "new"), [(1, 7), (2, 7), (7, 5), (7, 3), (32, 7), (224, 97), (97, 224)])
+@pytest.mark.parametrize(("old", "new"), [(1, 7), (2, 7), (7, 5), (7, 3), (32, 7), (224, 96), (97, 224)])
 def test_the_nearest_pixel_is_that_of_torch(old: int, new: int) -> None:
     line = torch.arange(float(old)).view(1, 1, 1, old)
     expected = interpolate(line, (1, new), mode="nearest-exact")
     assert torch.equal(resize(line, (1, new), nearest=True), expected)
+
+
+def test_between_two_pixels_the_later_one_is_taken() -> None:
+    """The middle of 41 pixels is the border of 2: floating point would put it on either side."""
+    for old, new in ((2, 41), (2, 47), (6, 123), (14, 205)):
+        expected = [int(Fraction(2 * i + 1, 2) * old / new) for i in range(new)]
+        assert resize(torch.arange(old).view(1, old), (1, new), nearest=True).flatten().tolist() == expected
 
 
 def test_empty_boxes_change_nothing() -> None:
@@ -204,7 +213,7 @@ def test_a_full_image_leaves_a_share_of_0_to_itself(size: tuple[int, int]) -> No
     """Thirds and sevenths that were rounded one by one would leave something, or less than nothing."""
     height, width = size
     edges = [0, width // 3, 2 * width // 3, width]
-    boxes = torch.tensor([[0, left, height, right] for left, right in zip(edges, edges[1:], strict=False)])
+    boxes = torch.tensor([[0, left, height, right] for left, right in pairwise(edges)])
     for donor in ([[1, 1, 1], [0, 0, 0]], [[0, 1, 1], [1, 0, 0]]):
         plan = PatchPlan(2, height, width, torch.tensor(donor), *[boxes.expand(2, 3, 4)] * 2)
         assert float(plan.pixel_shares.min()) >= 0
