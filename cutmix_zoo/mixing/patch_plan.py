@@ -178,6 +178,6 @@ def _areas(boxes: Tensor) -> Tensor:
 
 def _overlap(boxes: np.ndarray) -> bool:
     """Return whether two of the (B, P, 4) boxes of an image have a pixel in common."""
-    start, stop = boxes[..., :2], boxes[..., 2:]
-    common = np.minimum(stop[:, :, None], stop[:, None]) - np.maximum(start[:, :, None], start[:, None])
-    return bool(np.triu((common > 0).all(-1), k=1).any())
+    first, second = (boxes[:, patches] for patches in np.triu_indices(boxes.shape[1], k=1))
+    common = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    return bool((common > 0).all(-1).any())
