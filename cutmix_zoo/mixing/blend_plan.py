@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of
+from cutmix_zoo.mixing.memory import LARGE
+from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of, is_known_to_numpy
 from cutmix_zoo.mixing.rows import batch_order, blocks, gather
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ class BlendPlan(DonorPlan):
         _blend_rows(samples, out, rows, self.donor.tolist(), weights)
 
     def _row_dtype(self, images: Tensor) -> torch.dtype | None:
-        return torch.uint8 if images.dtype == torch.uint8 else None
+        # floating point goes by rows only where memory is the limit: they stay in the cache
+        large = images.nbytes >= LARGE and images.is_floating_point() and is_known_to_numpy(images.dtype)
+        return images.dtype if images.dtype == torch.uint8 or large else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +201,7 @@ def _blend_rows(
         return ordered.reshape(len(images), -1) if flat else ordered
 
     mixed, weights = in_order(out), in_order(weights)
-    together = isinstance(rows, range) and out[0].nbytes < _LONE
+    together = isinstance(rows, range) and out[0].nbytes < _LONE and out.dtype == np.uint8
     if together and not isinstance(samples, np.ndarray):
         samples = gather(samples, range(len(samples)))
     scratch = None
@@ -207,7 +210,7 @@ def _blend_rows(
         partner = in_order(gather(samples, donors[part]))
         own = in_order(samples[part] if isinstance(samples, np.ndarray) and together else gather(samples, block))
         if out.dtype != np.uint8:
-            mixed[part] = partner + (own - partner) * weights[part].astype(out.dtype)
+            _blend_floats(own, partner, weights[part].astype(out.dtype), mixed[part])
             continue
         if scratch is None:  # kept for all blocks: fresh memory would cost as much as the arithmetic
             scratch = np.empty(own.shape, np.uint16)
@@ -216,6 +219,17 @@ def _blend_rows(
 
 def _is_dense(array: np.ndarray, order: Sequence[int]) -> bool:
     return array.transpose(order).flags.c_contiguous
+
+
+def _blend_floats(own: np.ndarray, partner: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
+    """Blend as torch.lerp does: from the nearer end, so that a weight of 0 or 1 gives one of them as it is."""
+    np.subtract(own, partner, out=out)
+    if weight.size == 1:
+        near, step = (partner, weight) if weight < 0.5 else (own, weight - 1)
+    else:
+        near, step = np.where(weight < 0.5, partner, own), np.where(weight < 0.5, weight, weight - 1)
+    out *= step
+    out += near
 
 
 def _blend_bytes(

@@ -76,8 +76,22 @@ def inside_boxes(lam: Tensor, position: Tensor, height: int, width: int) -> Tens
     """
     size = np.array([height, width])
     side = _nominal_sides(lam, size).round().astype(np.int64)
-    top_left = (position.numpy() * (size - side + 1)).astype(np.int64)
-    return torch.from_numpy(np.concatenate([top_left, top_left + side], axis=1))
+    return torch.from_numpy(place_inside(side, position.numpy(), size))
+
+
+def place_inside(side: np.ndarray, position: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Place boxes of given sides inside the image, every place being equally likely.
+
+    Args:
+        side: (..., 2) int64, height and width of each box.
+        position: (..., 2) float64 in [0, 1), uniform.
+        size: (2,) int64, height and width of the image.
+
+    Returns:
+        (..., 4) int64: top, left, bottom, right of each box (:class:`Box`).
+    """
+    corner = (position * (size - side + 1)).astype(np.int64)
+    return np.concatenate([corner, corner + side], axis=-1)
 
 
 def _nominal_sides(lam: Tensor, size: np.ndarray) -> np.ndarray:

@@ -76,7 +76,8 @@ class MixCollate(FastCollateMixup):
         smoothing: label smoothing of integer labels in [0, 1], applied to unmixed batches too.
         seed: the run's seed.
         rank: this process among those that train together.
-        epochs: length of the run, which scheduled methods need to know.
+        epochs: length of the run, which scheduled methods need to know; where samples carry no keys, then call
+            :meth:`set_epoch`.
         keep_plan: return a :class:`~cutmix_zoo.mixing.MixedTarget` in place of dense targets.
         reuse: number of buffers through which each process goes round; 0 for new memory each time. A batch
             of images is then overwritten when the process that made it makes its ``reuse``-th one after it, so it must

@@ -71,12 +71,16 @@ class OneOf:
             index = np.arange(batch_size)
             choice = choice[np.minimum(index, batch_size - 1 - index)]
         parts = tuple(mix.draw(*shape, generator=_generator(rng), **context) for mix in self.mixes)
+        if all(isinstance(part, IdentityPlan) for part in parts):
+            return IdentityPlan(*shape)
         return ChoicePlan(*shape, parts, torch.from_numpy(choice))
 
 
 @dataclass(frozen=True)
 class Chain:
     """Apply methods one after another, such as Cutout, then mixup (Table 5 of the CutMix paper).
+
+    All are drawn before the first is applied: a method that looks at images (SaliencyMix) sees the batch as it came.
 
     Args:
         mixes: the methods in order, at least one.
@@ -119,7 +123,7 @@ class Scheduled:
         off_from: share of the run after which nothing is mixed: 0.9 of 300 epochs is epoch 270, counted from 0.
 
     Raises:
-        ValueError: if a number is outside [0, 1]; from ``draw``, if no ``progress`` is given.
+        ValueError: if a number is outside [0, 1]; from ``draw``, also if ``progress`` is missing.
         TypeError: if ``mix`` is no mixing method.
 
     **Source**: Yun et al., CutMix (ICCV 2019), Table 8, Scheduled: ``Scheduled(CutMix(), start=0.0, end=1.0)``.
@@ -149,9 +153,10 @@ class Scheduled:
         progress = context.get("progress")
         if progress is None:
             raise ValueError(
-                "Scheduled needs to know how much of the run is over: draw with progress=epoch / epochs, "
-                "or give MixCollate and MixTransform their number of epochs"
+                "Scheduled needs to know how much of the run is over: draw with progress=epoch / epochs; "
+                "MixCollate and MixTransform need epochs=, and set_epoch() where samples have no keys"
             )
+        require_fraction("progress", progress)
         rng = numpy_generator(generator)
         prob = self.start + (self.end - self.start) * progress
         if rng.random() >= prob or (progress >= self.off_from and self.off_from < 1):

@@ -10,7 +10,7 @@ import torch
 
 from cutmix_zoo.checks import require, require_choice, require_fraction, require_positive
 from cutmix_zoo.mixing.box_plan import BoxPlan
-from cutmix_zoo.mixing.boxes import box_areas, clipped_boxes, inside_boxes
+from cutmix_zoo.mixing.boxes import box_areas, clipped_boxes, inside_boxes, place_inside
 from cutmix_zoo.mixing.method import PairDraw, PairMethod
 
 BoxRule = Literal["clip", "inside", "gaussian"]
@@ -44,8 +44,8 @@ class CutMix(PairMethod):
         fixed_lam: the lambda of every box, instead of a draw: 0.75 is 16 x 16 pixels of 32 x 32 (Table 8, Fixed-size),
             of which clipping leaves a share of 0.19 on average.
         minmax: least and largest share of the image's height and width that the box takes, each drawn
-            uniformly from the whole pixels between; the box lies inside and ``alpha`` is not used. It is timm's
-            ``cutmix_minmax``.
+            uniformly from the whole pixels between; the box lies inside, labels count its pixels, and neither
+            ``alpha`` nor ``correct_lam`` is used. It is timm's ``cutmix_minmax``.
         prob: probability of mixing, in [0, 1]. The paper names none; the authors used 0.5 for PyramidNets on CIFAR,
             1 for ResNet-110 and ImageNet.
         per: ``"batch"``: one gate, lambda and box for all, as in the paper; ``"pair"``: the two of a
@@ -82,9 +82,11 @@ class CutMix(PairMethod):
         if self.fixed_lam is not None:
             require_fraction("fixed_lam", self.fixed_lam)
         if self.minmax is not None:
+            object.__setattr__(self, "minmax", tuple(self.minmax))
             fits = len(self.minmax) == 2 and 0 <= self.minmax[0] <= self.minmax[1] <= 1
             require(fits, f"minmax must rise within [0, 1] from one share to another, got {self.minmax}")
-            require(self.fixed_lam is None, "minmax draws the box's size, so fixed_lam must be left out")
+            alone = self.fixed_lam is None and self.box == "clip"
+            require(alone, "minmax draws the box's size and place, so fixed_lam and box must be left out")
 
     def _draw(self, pairs: PairDraw) -> BoxPlan:
         lam = pairs.beta(self.alpha)
@@ -107,8 +109,7 @@ class CutMix(PairMethod):
         if self.minmax is not None:
             least, most = (np.floor(share * size).astype(np.int64) for share in self.minmax)
             side = pairs.rng.integers(least, most + 1, size=position.shape) * pairs.gate[:, None]
-            corner = (position * (size - side + 1)).astype(np.int64)
-            return torch.from_numpy(np.concatenate([corner, corner + side], axis=1))
+            return torch.from_numpy(place_inside(side, position, size))
         drawn = torch.from_numpy(lam)
         if self.box == "inside":
             return inside_boxes(drawn, torch.from_numpy(position), height, width)

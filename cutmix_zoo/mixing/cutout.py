@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -54,7 +56,11 @@ class Cutout:
         require_count("size", self.size)
         require_fraction("prob", self.prob)
         require_choice("per", self.per, ("batch", "sample"))
-        require(self.fill is None or len(self.fill) > 0, "fill must have at least one value, or be None")
+        if self.fill is not None:
+            fill = tuple(self.fill) if isinstance(self.fill, Sequence) else (self.fill,)
+            require(len(fill) > 0, "fill must have at least one value, or be None")
+            require(all(map(math.isfinite, fill)), f"fill must be finite, got {fill}")
+            object.__setattr__(self, "fill", fill)
 
     def draw(
         self, batch_size: int, height: int, width: int, *, generator: torch.Generator, **_: Unpack[Context]

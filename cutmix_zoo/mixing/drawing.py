@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from cutmix_zoo.mixing.method import Context, Images, MixMethod
 
 
+_UNKNOWN = -1
+"""The epoch until somebody says it."""
+
+
 def plan_for(
     mix: MixMethod,
     batch_size: int,
@@ -69,12 +73,18 @@ class PlanSource:
             require_count("epochs", epochs)
         self.mix, self.seed, self.rank, self.epochs = mix, seed, rank, epochs
         self._enabled = torch.ones((), dtype=torch.bool).share_memory_()
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.full((), _UNKNOWN).share_memory_()
         self._own: tuple[int, torch.Generator] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # a generator's state does not survive the way to a spawned worker, which starts its own anyway
         return {**self.__dict__, "_own": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # a copy that did not go to a worker has memory of its own, and workers of its own to reach
+        self._enabled.share_memory_()
+        self._epoch.share_memory_()
 
     @property
     def enabled(self) -> bool:
@@ -111,8 +121,8 @@ class PlanSource:
         if not self.enabled:
             return IdentityPlan(batch_size, height, width)
         context: Context = {"images": images}
-        if self.epochs is not None:
-            epoch = int(self._epoch) if key is None else key.epoch
+        epoch = int(self._epoch) if key is None else key.epoch
+        if self.epochs is not None and epoch != _UNKNOWN:
             context["progress"] = min(epoch / self.epochs, 1.0)
         shape = (batch_size, height, width)
         if key is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cutmix_zoo.mixing.box_plan import check_boxes
 from cutmix_zoo.mixing.boxes import box_areas, in_boxes, window
-from cutmix_zoo.mixing.plan import MixPlan
+from cutmix_zoo.mixing.plan import MixPlan, is_known_to_numpy
 from cutmix_zoo.mixing.rows import stack
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class ErasePlan(MixPlan):
         return [[[value]] for value in fill]
 
     def _row_dtype(self, images: Tensor) -> torch.dtype | None:
-        return None if images.dtype == torch.bfloat16 or images.is_complex() else images.dtype
+        return images.dtype if is_known_to_numpy(images.dtype) else None
 
     def _mask_plan(self, ignore_index: int) -> MixPlan:
         return ErasePlan(self.batch_size, self.height, self.width, self.box, (float(ignore_index),))

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from cutmix_zoo.mixing.blend_plan import check_blendable
 from cutmix_zoo.mixing.box_plan import check_boxes
 from cutmix_zoo.mixing.boxes import box_areas, window
-from cutmix_zoo.mixing.plan import MixPlan, bits_of, check_integers
+from cutmix_zoo.mixing.plan import MixPlan, bits_of, check_integers, is_known_to_numpy
 from cutmix_zoo.mixing.rows import stack
 
 if TYPE_CHECKING:
@@ -109,8 +109,9 @@ class PatchPlan(MixPlan):
             for i, donor in zip(alike, donors, strict=True):
                 patch = samples[donor][window(crop)]
                 if patch.shape[-2:] != _size(box):
-                    contiguous = torch.from_numpy(np.ascontiguousarray(patch))
-                    patch = resize(contiguous, _size(box), nearest=self.nearest).numpy()
+                    # samples may be read-only, of which torch warns
+                    copy = torch.from_numpy(np.array(patch, order="C"))
+                    patch = resize(copy, _size(box), nearest=self.nearest).numpy()
                 out[i][window(box)] = patch
 
     def _alike(self, rows: Sequence[int]) -> Iterator[tuple[list[int], list[int], list[int], list[int]]]:
@@ -128,7 +129,7 @@ class PatchPlan(MixPlan):
         moves_only = self.nearest or bool((_sizes(self.crop) == _sizes(self.box)).all())
         if moves_only:
             return bits_of(images.dtype)
-        return None if images.dtype == torch.bfloat16 or images.is_complex() else images.dtype
+        return images.dtype if is_known_to_numpy(images.dtype) else None
 
     def _mask_plan(self, _: int) -> MixPlan:
         return replace(self, nearest=True)

@@ -125,7 +125,7 @@ class MixPlan(ABC):
                 (B, K, height, width) with :meth:`apply` instead; or if the masks do not fit, or are no integers.
         """
         self._check_images(masks)
-        if masks.is_floating_point() or masks.is_complex():
+        if masks.is_floating_point() or masks.is_complex() or masks.dtype == torch.bool:
             raise ValueError(f"masks must be integers, got {masks.dtype}: mix dense targets with apply")
         return self._mask_plan(ignore_index).apply(masks)
 
@@ -178,7 +178,7 @@ class MixPlan(ABC):
 
     @abstractmethod
     def _transform(self, images: Tensor) -> Tensor:
-        """Mix a batch by tensor operations: on any device, differentiable, without a loop over images."""
+        """Mix a batch by tensor operations: on any device, differentiable."""
 
     @abstractmethod
     def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
@@ -206,6 +206,14 @@ class MixPlan(ABC):
 
 def _is_plain_cpu(images: Tensor) -> bool:
     return type(images) is Tensor and images.device.type == "cpu" and not images.requires_grad
+
+
+_OF_NUMPY = {torch.from_numpy(np.empty(0, code)).dtype for code in "?bBhHiIlLefd"}
+
+
+def is_known_to_numpy(dtype: torch.dtype) -> bool:
+    """Whether NumPy has real numbers of this dtype: it lacks bfloat16 and floating point of one byte."""
+    return dtype in _OF_NUMPY
 
 
 def bits_of(dtype: torch.dtype) -> torch.dtype | None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cutmix_zoo.checks import require, require_choice, require_fraction, require_positive
+from cutmix_zoo.mixing.boxes import place_inside
 from cutmix_zoo.mixing.method import PairDraw, PairMethod
 from cutmix_zoo.mixing.patch_plan import PatchPlan
 
@@ -68,8 +69,7 @@ class ResizeMix(PairMethod):
     def _draw(self, pairs: PairDraw) -> PatchPlan:
         size = np.array([pairs.height, pairs.width])
         side = np.maximum(np.rint(self._ratio(pairs)[:, None] * size), 1).astype(np.int64)
-        corner = (pairs.rng.random(side.shape) * (size - side + 1)).astype(np.int64)
-        box = np.concatenate([corner, corner + side], axis=1) * pairs.gate[:, None]
+        box = place_inside(side, pairs.rng.random(side.shape), size) * pairs.gate[:, None]
         # a smaller copy of itself would change an image that has nobody to meet
         meets = pairs.meeting.partner != np.arange(pairs.batch_size)
         return PatchPlan(

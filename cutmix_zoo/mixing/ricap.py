@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cutmix_zoo.checks import require_choice, require_fraction, require_positive
+from cutmix_zoo.mixing.boxes import place_inside
 from cutmix_zoo.mixing.pairing import numpy_generator
 from cutmix_zoo.mixing.patch_plan import PatchPlan
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
@@ -72,8 +73,7 @@ class RICAP:
         # where the gate is shut, the first rectangle is the whole image
         box = _rectangles(np.where(gate[:, None], point, size), size)
         side = box[..., 2:] - box[..., :2]
-        corner = (rng.random(side.shape) * (size - side + 1)).astype(np.int64)
-        crop = np.concatenate([corner, corner + side], axis=-1)
+        crop = place_inside(side, rng.random(side.shape), size)
         return PatchPlan(
             batch_size,
             height,

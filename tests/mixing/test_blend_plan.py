@@ -188,6 +188,21 @@ def test_floating_point_is_blended_in_its_own_precision(plan: Any, dtype: torch.
         assert bool(((mixed.double() - exact).abs() <= 2 * torch.finfo(dtype).eps * scale).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, *FLOATS])
+@pytest.mark.parametrize("soft", [False, True])
+def test_weights_of_0_and_1_copy(soft: bool, dtype: torch.dtype) -> None:
+    """What a shut gate leaves alone is left to the bit, however large its partner is."""
+    small, large = random_images(1, 3, HEIGHT, WIDTH) / 255, random_images(1, 3, HEIGHT, WIDTH, seed=2) * 100
+    images = torch.cat([small, large]).to(dtype)
+    mask = torch.tensor([1.0, 0.0]).view(2, 1, 1).expand(2, HEIGHT, WIDTH)
+    donor = torch.tensor([1, 0])
+    plan = MaskPlan(2, HEIGHT, WIDTH, donor, mask) if soft else BlendPlan(2, HEIGHT, WIDTH, donor, mask[:, 0, 0])
+    ways = [plan.apply(images), by_tensor_operations(plan, images)]
+    ways += [] if dtype == torch.bfloat16 else [written(plan, images)]
+    for mixed in ways:
+        assert torch.equal(mixed, images[[0, 0]])
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.int8, torch.bool, torch.complex64])
 @pytest.mark.parametrize("plan", [blend_plan(), mask_plan(hard=False)], ids=["blend", "soft mask"])
 def test_refused_dtypes(plan: MixPlan, dtype: torch.dtype) -> None:

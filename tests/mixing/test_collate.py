@@ -558,7 +558,7 @@ def test_the_epoch_of_a_key_reaches_scheduled_methods() -> None:
         not torch.equal(collate_fn(_samples(key=(epoch, 0)))[0], collate_samples(_samples())[0]) for epoch in range(5)
     ]
     assert mixed == [True, True, False, False, False]
-    with pytest.raises(ValueError, match=r"Scheduled needs to know .* give MixCollate .* their number of epochs"):
+    with pytest.raises(ValueError, match=r"Scheduled needs to know .* MixCollate and MixTransform need epochs="):
         MixCollate(Scheduled(MIX), NUM_CLASSES)(_samples(key=(0, 0)))
 
 

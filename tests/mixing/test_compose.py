@@ -1,4 +1,5 @@
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -245,12 +246,27 @@ def test_lists_become_tuples_so_that_settings_are_values() -> None:
     assert chain != Chain((Mixup(), CutMix()))
 
 
+@pytest.mark.parametrize("per", ["batch", "sample", "pair"])
+@pytest.mark.parametrize(("prob", "batch_size"), [(1.0, 1), (0.0, 4)])
+def test_where_no_method_mixes_the_plan_is_the_identity(prob: float, batch_size: int, per: Any) -> None:
+    mixes = [Mixup(prob=prob, pairing="reverse"), CutMix(prob=prob, pairing="reverse")]
+    plan = OneOf(mixes, per=per).draw(batch_size, *SIZE, generator=generator())
+    assert isinstance(plan, IdentityPlan)
+    assert (plan.batch_size, plan.height, plan.width) == (batch_size, *SIZE)
+
+
+@pytest.mark.parametrize("progress", [-0.1, 1.1, math.nan])
+def test_progress_is_a_share(progress: float) -> None:
+    with pytest.raises(ValueError, match=f"progress must be a number from 0 to 1, got {progress}"):
+        Scheduled(CutMix()).draw(4, *SIZE, generator=generator(), progress=progress)
+
+
 def test_progress_must_be_given() -> None:
     message = (
-        "Scheduled needs to know how much of the run is over: draw with progress=epoch / epochs, "
-        "or give MixCollate and MixTransform their number of epochs"
+        "Scheduled needs to know how much of the run is over: draw with progress=epoch / epochs; "
+        "MixCollate and MixTransform need epochs=, and set_epoch() where samples have no keys"
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         Scheduled(CutMix()).draw(4, *SIZE, generator=generator())
 
 

@@ -123,6 +123,12 @@ def test_a_fill_of_another_number_of_channels_is_refused() -> None:
         _draw(Cutout(5, fill=(1.0, 2.0))).apply(torch.ones(8, 3, 9, 13))
 
 
+def test_a_list_becomes_a_tuple_so_that_settings_are_a_value() -> None:
+    mix = Cutout(fill=[124.0, 116.0, 104.0])  # type: ignore[arg-type]
+    assert mix == Cutout(fill=(124.0, 116.0, 104.0))
+    assert hash(mix) == hash(Cutout(fill=(124.0, 116.0, 104.0)))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

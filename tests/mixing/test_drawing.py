@@ -113,7 +113,7 @@ def test_progress_is_known_where_the_length_of_the_run_is() -> None:
 
 
 def test_without_the_length_scheduled_methods_say_what_is_missing() -> None:
-    with pytest.raises(ValueError, match="give MixCollate and MixTransform their number of epochs"):
+    with pytest.raises(ValueError, match="MixCollate and MixTransform need epochs="):
         _draw(PlanSource(Scheduled(CutMix())), None)
 
 

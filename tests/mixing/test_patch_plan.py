@@ -175,6 +175,18 @@ def test_between_two_pixels_the_later_one_is_taken() -> None:
         assert resize(torch.arange(old).view(1, old), (1, new), nearest=True).flatten().tolist() == expected
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_samples_may_be_read_only(channels: int) -> None:
+    """As arrays that view a PIL image are."""
+    plan, images = _one_patch([0, 0, 7, 5], [1, 1, 4, 3]), random_images(BATCH, channels, HEIGHT, WIDTH)
+    samples = [image.numpy().copy() for image in images]
+    for sample in samples:
+        sample.flags.writeable = False
+    out = np.empty(images.shape, np.uint8)
+    plan.write(samples, out)
+    assert np.array_equal(out, plan.apply(images).numpy())
+
+
 def test_empty_boxes_change_nothing() -> None:
     for crop in (EMPTY, [0, 0, 7, 5]):
         plan, images = _one_patch(crop, EMPTY), random_images()

@@ -23,6 +23,7 @@ from cutmix_zoo.mixing import (
     GridMix,
     IdentityPlan,
     MixMethod,
+    MixPlan,
     Mixup,
     OneOf,
     ResizeMix,
@@ -31,6 +32,7 @@ from cutmix_zoo.mixing import (
     SmoothMix,
     concatenate,
 )
+from cutmix_zoo.mixing.method import PairMethod
 from tests.mixing.helpers import by_tensor_operations, counted_shares, draw, generator, stated_shares, written
 
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32]
@@ -56,7 +58,7 @@ SETTINGS: list[MixMethod] = [
     Chain([CutMix(per="sample"), CutMix(per="sample")]),
     Scheduled(Chain([Cutout(3, fill=(0.0,)), CutMix()]), start=0.5),
 ]
-BATCHES = [(8, 16, 16), (7, 12, 20), (2, 9, 5), (1, 8, 8), (3, 1, 1)]
+BATCHES = [(8, 16, 16), (7, 12, 20), (2, 9, 5), (5, 3, 3), (1, 8, 8), (3, 1, 1)]
 
 every_method = pytest.mark.parametrize("mix", SETTINGS, ids=repr)
 every_batch = pytest.mark.parametrize("shape", BATCHES, ids=str)
@@ -194,38 +196,109 @@ def test_methods_are_values(mix: MixMethod) -> None:
         setattr(mix, dataclasses.fields(mix)[0].name, None)
 
 
+@every_method
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_masks_are_pasted_or_refused(mix: MixMethod, dtype: torch.dtype) -> None:
+    masks = (torch.arange(7 * 12 * 20).view(7, 12, 20) % 5).to(dtype)
+    before, plan = masks.clone(), draw(mix, 7, 12, 20)
+    try:
+        mixed = plan.apply_masks(masks)
+    except ValueError as error:
+        assert "blends images, so a pixel of the mask would have several classes" in str(error)  # noqa: PT017
+        return
+    assert (mixed.dtype, mixed.shape) == (dtype, masks.shape)
+    assert set(mixed.unique().tolist()) <= {0, 1, 2, 3, 4, 255}
+    assert torch.equal(masks, before)
+
+
+PERS = st.sampled_from(["batch", "pair", "sample"])
+FRACTIONS = st.floats(0, 1)
+
+
+@st.composite
+def _pairs(draw: st.DrawFn, mix: PairMethod) -> MixMethod:
+    """Draw what all methods that mix pairs have in common."""
+    per = draw(PERS)
+    pairings = ["derangement", "reverse"] + ["permutation"] * (per != "pair")
+    return dataclasses.replace(mix, prob=draw(FRACTIONS), per=per, pairing=draw(st.sampled_from(pairings)))
+
+
 @st.composite
 def _cutmixes(draw: st.DrawFn) -> CutMix:
-    per = draw(st.sampled_from(["batch", "pair", "sample"]))
-    pairings = ["derangement", "reverse"] + ["permutation"] * (per != "pair")
-    return CutMix(
+    mix = CutMix(
         alpha=draw(st.floats(0.01, 100)),
-        prob=draw(st.floats(0, 1)),
-        per=per,
-        pairing=draw(st.sampled_from(pairings)),
         box=draw(st.sampled_from(["clip", "inside", "gaussian"])),
         correct_lam=draw(st.booleans()),
+        label=draw(st.sampled_from(["mixed", "one_hot", "complete"])),
+        centre_std=draw(st.floats(0.001, 10)),
     )
+    size = draw(st.sampled_from(["drawn", "fixed", "minmax"]))
+    if size == "fixed":
+        mix = dataclasses.replace(mix, fixed_lam=draw(FRACTIONS))
+    if size == "minmax":
+        mix = dataclasses.replace(mix, box="clip", minmax=tuple(sorted(draw(st.tuples(FRACTIONS, FRACTIONS)))))
+    return draw(_pairs(mix))
 
 
-@given(mix=_cutmixes(), shape=st.tuples(*[st.integers(1, 12)] * 3), seed=st.integers(0, 2**63 - 1))
-@hypothesis_settings(derandomize=True, max_examples=60, deadline=None)
-def test_any_setting_of_cutmix_on_any_batch(mix: CutMix, shape: tuple[int, int, int], seed: int) -> None:
-    plan = draw(mix, *shape, seed=seed)
-    assert isinstance(plan, BoxPlan | IdentityPlan)
-    torch.testing.assert_close(plan.label_shares.sum(1), torch.ones(shape[0]))
-    if mix.correct_lam:
-        assert torch.equal(plan.label_shares, plan.pixel_shares)
-    torch.testing.assert_close(stated_shares(plan), counted_shares(plan))
-
-
-@given(
-    name=st.sampled_from(sorted(CANONICAL)),
-    shape=st.tuples(*[st.integers(1, 12)] * 3),
-    seed=st.integers(0, 2**63 - 1),
+CUTOUTS = st.builds(
+    Cutout,
+    size=st.integers(1, 30),
+    fill=st.lists(st.floats(0, 255), min_size=1, max_size=1).map(tuple),
+    prob=FRACTIONS,
+    per=st.sampled_from(["batch", "sample"]),
 )
-@hypothesis_settings(derandomize=True, max_examples=60, deadline=None)
-def test_every_method_on_any_batch(name: str, shape: tuple[int, int, int], seed: int) -> None:
-    plan = draw(CANONICAL[name], *shape, seed=seed)
+SIMPLE = st.one_of(
+    _cutmixes(),
+    st.floats(0.01, 100).flatmap(lambda alpha: _pairs(Mixup(alpha))),
+    CUTOUTS,
+    *[_pairs(mix) for mix in CANONICAL.values() if isinstance(mix, PairMethod)],
+)
+COMPOSED = st.recursive(
+    SIMPLE,
+    lambda mixes: st.one_of(
+        st.builds(Scheduled, mixes, start=FRACTIONS, end=FRACTIONS, off_from=FRACTIONS),
+        st.builds(Chain, st.lists(mixes, min_size=1, max_size=3)),
+        st.builds(OneOf, st.lists(mixes, min_size=1, max_size=3), per=st.sampled_from(["batch", "sample"])),
+    ),
+    max_leaves=4,
+)
+
+
+SHAPES = st.tuples(*[st.integers(1, 12)] * 3)
+SEEDS = st.integers(0, 2**63 - 1)
+any_60 = hypothesis_settings(derandomize=True, max_examples=60, deadline=None)
+
+
+def _check(mix: MixMethod, shape: tuple[int, int, int], seed: int) -> MixPlan:
+    """Draw, and check what holds whatever was drawn."""
+    images = _images(shape, torch.uint8)
+    plan = draw(mix, *shape, seed=seed, images=images)
     torch.testing.assert_close(plan.label_shares.sum(1), torch.ones(shape[0]))
     torch.testing.assert_close(stated_shares(plan), counted_shares(plan), atol=1e-5, rtol=0)
+    mixed = plan.apply(images)
+    assert torch.equal(by_tensor_operations(plan, images), mixed)
+    assert torch.equal(written(plan, images), mixed)
+    return plan
+
+
+@given(mix=_cutmixes(), shape=SHAPES, seed=SEEDS)
+@any_60
+def test_any_setting_of_cutmix_on_any_batch(mix: CutMix, shape: tuple[int, int, int], seed: int) -> None:
+    plan = _check(mix, shape, seed)
+    assert isinstance(plan, BoxPlan | IdentityPlan)
+    if mix.label == "mixed" and (mix.correct_lam or mix.minmax is not None):
+        assert torch.equal(plan.label_shares, plan.pixel_shares)
+
+
+@given(mix=SIMPLE, shape=SHAPES, seed=SEEDS)
+@any_60
+def test_any_setting_of_any_simple_method_on_any_batch(mix: MixMethod, shape: tuple[int, int, int], seed: int) -> None:
+    plan = _check(mix, shape, seed)
+    if shape[0] == 1 and isinstance(mix, PairMethod):
+        assert isinstance(plan, IdentityPlan)
+
+
+@given(mix=st.one_of(COMPOSED, st.sampled_from(list(CANONICAL.values()))), shape=SHAPES, seed=SEEDS)
+@any_60
+def test_any_methods_within_methods_on_any_batch(mix: MixMethod, shape: tuple[int, int, int], seed: int) -> None:
+    _check(mix, shape, seed)

@@ -210,7 +210,7 @@ def test_epochs_reach_scheduled_methods() -> None:
     assert mixed == [True, True, False, False]
     with pytest.raises(ValueError, match="epoch must be below epochs=4, got 4"):
         transform.set_epoch(4)
-    with pytest.raises(ValueError, match=r"Scheduled needs to know .* MixTransform their number of epochs"):
+    with pytest.raises(ValueError, match=r"Scheduled needs to know .* MixCollate and MixTransform need epochs="):
         MixTransform(Scheduled(MIX), K)((_images(), LABELS))
 
 
