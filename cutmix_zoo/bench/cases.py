@@ -68,7 +68,7 @@ def make_row(where: str, case: Case, task: Task, timings: dict[str, Timing]) -> 
     }
 
 
-def environment(threads: int = 1) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return what a reader must know to repeat a measurement."""
     versions = {module.__name__: module.__version__ for module in (torch, torchvision, timm)}
-    return {"python": platform.python_version(), **versions, "threads": str(threads)}
+    return {"python": platform.python_version(), **versions, "threads": str(torch.get_num_threads())}

@@ -51,7 +51,7 @@ def bench_mixing(cases: Sequence[Case] = CASES, loader_cases: Sequence[Case] = L
             for task in TASKS:
                 rows += _time(case, task, dict(_transforms(images, task)))
         rows += time_loaders(loader_cases)
-    return {"environment": environment(), "rows": rows}
+        return {"environment": environment(), "rows": rows}
 
 
 def _collates(samples: list[tuple[torch.Tensor, int]], task: Task) -> Iterator[tuple[str, Callable[[], object]]]:

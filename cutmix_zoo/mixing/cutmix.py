@@ -99,7 +99,7 @@ class CutMix(PairMethod):
             pairs.height,
             pairs.width,
             donor=pairs.donor,
-            box=boxes[0] if self.per == "batch" else pairs.per_image(boxes.numpy()),
+            box=pairs.shared(boxes.numpy()),
             label_lam=self._label_lam(pairs, lam, boxes),
         )
 

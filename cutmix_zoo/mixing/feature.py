@@ -46,7 +46,8 @@ class FeatureMix:
             mixup, can mix them.
 
     Raises:
-        ValueError: if ``depths`` is empty or not whole numbers from 0, or ``mix`` holds another FeatureMix; from
+        ValueError: if ``depths`` is empty or not whole numbers from 0, ``mix`` holds another FeatureMix, or beyond
+            depth 0 a method with a fill other than 0 or one that looks at images; from
             ``draw``, if ``map_sizes`` is missing, belongs to another image size or has too few depths, or the method
             cannot mix tokens.
         TypeError: if ``mix`` is no mixing method.
@@ -71,10 +72,20 @@ class FeatureMix:
         require(
             not any(isinstance(mix, FeatureMix) for mix in nested(self.mix)), "mix must not hold another FeatureMix"
         )
-        depths = tuple(self.depths)
+        depths = tuple(self.depths) if isinstance(self.depths, Sequence) else (self.depths,)
         whole = all(isinstance(depth, int) and not isinstance(depth, bool) and depth >= 0 for depth in depths)
         require(len(depths) > 0 and whole, f"depths must be whole numbers from 0, at least one, got {depths}")
         object.__setattr__(self, "depths", depths)
+        if max(depths) > 0:
+            for mix in (self.mix, *nested(self.mix)):
+                require(
+                    not any(getattr(mix, "fill", None) or ()),
+                    f"mix must not fill maps with the grey level of {mix}: use a fill of 0, or mix at depth 0",
+                )
+                require(
+                    not getattr(mix, "looks_at_images", False),
+                    f"mix must not look at images beyond depth 0: {mix} does",
+                )
 
     def draw(
         self, batch_size: int, height: int, width: int, *, generator: torch.Generator, **context: Unpack[Context]

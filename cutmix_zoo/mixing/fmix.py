@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 
 from cutmix_zoo.checks import require_positive
 from cutmix_zoo.mixing.blend_plan import MaskPlan
@@ -37,6 +36,7 @@ class FMix(PairMethod):
     since it takes two rows of its spectrum for the two parts of a complex number. Here all count, as in the paper.
 
     Example:
+        >>> import torch
         >>> plan = FMix(per="sample").draw(4, 32, 32, generator=torch.Generator().manual_seed(0))
         >>> plan.mask.shape, torch.equal(plan.lam * 1024, plan.mask.sum((1, 2)).float())
         (torch.Size([4, 32, 32]), True)
@@ -58,8 +58,7 @@ class FMix(PairMethod):
         for group in np.flatnonzero(pairs.gate):
             noise = low_frequency_noise(*shape, self.decay_power, pairs.rng)
             keep[group] = _highest(noise, round(lam[group] * noise.size))
-        mask = torch.from_numpy(keep[0]) if self.per == "batch" else pairs.per_image(keep)
-        return MaskPlan(pairs.batch_size, *shape, donor=pairs.donor, mask=mask)
+        return MaskPlan(pairs.batch_size, *shape, donor=pairs.donor, mask=pairs.shared(keep))
 
 
 def low_frequency_noise(height: int, width: int, decay_power: float, rng: np.random.Generator) -> np.ndarray:

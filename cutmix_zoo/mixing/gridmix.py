@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from cutmix_zoo.checks import require_count, require_positive
 from cutmix_zoo.mixing.blend_plan import MaskPlan
@@ -38,6 +37,7 @@ class GridMix(PairMethod):
     is something else: a lattice of equal holes, whose size, not number, follows lambda.
 
     Example:
+        >>> import torch
         >>> plan = GridMix(cells=2).draw(2, 4, 4, generator=torch.Generator().manual_seed(1))
         >>> plan.mask.int(), plan.lam
         (tensor([[1, 1, 1, 1],
@@ -67,5 +67,5 @@ class GridMix(PairMethod):
             pairs.height,
             pairs.width,
             donor=pairs.donor,
-            mask=torch.from_numpy(mask[0]) if self.per == "batch" else pairs.per_image(mask),
+            mask=pairs.shared(mask),
         )

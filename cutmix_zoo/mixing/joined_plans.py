@@ -39,7 +39,8 @@ class SequencePlan(JoinedPlan):
     """Plans of one batch applied one after another, such as Cutout, then mixup.
 
     Labels are mixed step by step as well, so a share is the product of the shares on its way. Where two steps
-    paste, that may differ from the pixels that were left: those are counted in :attr:`pixel_shares`.
+    paste, that may differ from the pixels that were left: those are counted in :attr:`pixel_shares`. A part that mixes
+    inside the network (:class:`~cutmix_zoo.mixing.FeaturePlan`) leaves the pixels of images as they are.
 
     Args:
         batch_size: number of images, B; at least 1.

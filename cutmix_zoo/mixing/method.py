@@ -81,6 +81,10 @@ class PairDraw(NamedTuple):
         """Give each image the value of its group: (groups, ...) becomes (B, ...)."""
         return torch.from_numpy(values[self.meeting.group])
 
+    def shared(self, values: np.ndarray) -> torch.Tensor:
+        """Do the same, but leave the one value of a batch that shares it as it is: (1, ...) becomes (...)."""
+        return torch.from_numpy(values[0]) if len(values) == 1 else self.per_image(values)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairMethod(ABC):

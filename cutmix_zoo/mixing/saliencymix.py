@@ -68,6 +68,9 @@ class SaliencyMix(PairMethod):
         tensor([11,  0, 31, 19])
     """
 
+    looks_at_images = True
+    """Whether ``draw`` needs the images."""
+
     alpha: float = 1.0
 
     def __post_init__(self) -> None:

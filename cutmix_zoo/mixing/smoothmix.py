@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from cutmix_zoo.checks import require, require_positive
 from cutmix_zoo.mixing.blend_plan import MaskPlan
@@ -37,6 +36,7 @@ class SmoothMix(PairMethod):
     labels the wrong way round: it counts the mean of k for the image that has the weight ``1 - k``.
 
     Example:
+        >>> import torch
         >>> plan = SmoothMix().draw(2, 32, 32, generator=torch.Generator().manual_seed(0))
         >>> torch.equal(plan.lam, plan.mask.mean().expand(2))
         True
@@ -62,7 +62,7 @@ class SmoothMix(PairMethod):
             pairs.height,
             pairs.width,
             donor=pairs.donor,
-            mask=torch.from_numpy(own[0]) if self.per == "batch" else pairs.per_image(own),
+            mask=pairs.shared(own),
         )
 
 

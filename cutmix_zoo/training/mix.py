@@ -55,12 +55,12 @@ def check_fills(mix: MixMethod, spec: InputSpec) -> None:
         spec: what is known of the data.
 
     Raises:
-        UserError: if the fill is missing or has another number of channels.
+        UserError: if the fill is missing, has another number of channels, or is no grey level.
     """
     if isinstance(mix, FeatureMix) and 0 not in mix.depths:
         return  # the maps of a network are numbers around 0
     channels, fill = spec.input_size[0], getattr(mix, "fill", (0.0,))
-    if fill is None or len(fill) not in (1, channels):
+    if fill is None or len(fill) not in (1, channels) or not 0 <= min(fill) <= max(fill) <= 255:
         counts, mean = {1: "1 value"}.get(channels, f"1 or {channels} values"), [round(255 * m) for m in spec.mean]
         raise UserError(
             f"mix: fill of {type(mix).__name__} must be {counts}, such as {mean}, "

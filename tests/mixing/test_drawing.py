@@ -172,3 +172,18 @@ def test_what_is_drawn_is_the_methods_plan() -> None:
     expected = CutMix(per="sample").draw(*SHAPE, generator=generator_for(5, Stream.MIX, 1, 2, 0))
     assert torch.equal(plan.apply(IMAGES), expected.apply(IMAGES))
     assert not torch.equal(plan.boxes, CutMix(per="sample").draw(*SHAPE, generator=generator()).boxes)
+
+
+def test_an_epoch_that_nobody_says_is_not_taken_for_the_first() -> None:
+    source = PlanSource(Scheduled(CutMix()), epochs=4)
+    with pytest.raises(ValueError, match="and set_epoch"):
+        _draw(source, None)
+    _draw(source, SampleKey(0, 0, 0))  # a key says it
+    source.set_epoch(0)
+    _draw(source, None)
+
+
+def test_copies_have_a_switch_that_their_own_workers_see() -> None:
+    source = copy.deepcopy(PlanSource(CutMix(), epochs=4))
+    assert source._enabled.is_shared()
+    assert source._epoch.is_shared()

@@ -23,9 +23,11 @@ from cutmix_zoo.mixing import (
     FeatureMix,
     FeaturePlan,
     IdentityPlan,
+    MixMethod,
     MixPlan,
     Mixup,
     OneOf,
+    SaliencyMix,
     Scheduled,
     SequencePlan,
     concatenate,
@@ -644,3 +646,22 @@ def test_maps_are_mixed_in_the_precision_of_autocast(mix: Mixup) -> None:
     assert seen[0].dtype == plain.dtype == torch.bfloat16
     torch.testing.assert_close(seen[0].float(), mix_by_loops(plain.float(), plan.inner), atol=0.02, rtol=0.02)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("mix", "message"),
+    [
+        (Cutout(4, fill=(125.0,)), "mix must not fill maps with the grey level of Cutout"),
+        (Chain([Cutout(4, fill=(1.0, 0.0, 2.0)), CutMix()]), "mix must not fill maps"),
+        (SaliencyMix(), "mix must not look at images beyond depth 0"),
+    ],
+    ids=str,
+)
+def test_what_only_images_can_bear_is_refused_inside_the_network(mix: MixMethod, message: str) -> None:
+    FeatureMix(mix, depths=[0])
+    with pytest.raises(ValueError, match=message):
+        FeatureMix(mix, depths=[0, 1])
+
+
+def test_one_depth_may_be_given_as_a_number() -> None:
+    assert FeatureMix(CutMix(), depths=2) == FeatureMix(CutMix(), depths=[2])  # type: ignore[arg-type]

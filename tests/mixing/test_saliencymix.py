@@ -244,7 +244,7 @@ def test_it_says_so_when_it_sees_no_images(settings: dict[str, Any]) -> None:
     """Whatever is drawn, so that it is found at once."""
     with pytest.raises(ValueError, match="draw with images=images"):
         SaliencyMix(**settings).draw(4, 8, 8, generator=generator())
-    with pytest.raises(ValueError, match="FeatureMix cannot use it beyond depth 0"):
+    with pytest.raises(ValueError, match="mix must not look at images beyond depth 0"):
         draw(FeatureMix(SaliencyMix(**settings), depths=(1,)), 4, 8, 8)
     assert isinstance(draw(FeatureMix(SaliencyMix(), depths=(0,)), 4, 8, 8), BoxPlan)
 
