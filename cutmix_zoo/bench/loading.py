@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WORKERS = 2
+PREFETCH = 2
+"""Batches that each worker runs ahead: torch's default."""
 BATCHES = 24
 """Batches of an epoch; a repeat of a :class:`Case` is one epoch."""
 LOADER_CASES = (Case(128, 32, repeats=15), Case(128, 224, repeats=9))
@@ -41,7 +43,7 @@ class InMemory(Dataset[tuple[Any, int]]):
 
 
 def time_loaders(cases: Sequence[Case], batches: int = BATCHES) -> list[dict[str, Any]]:
-    """Time loaders of two workers from end to end; every batch is new memory.
+    """Time loaders of two workers from end to end, with new memory for every batch, and with buffers used in turn.
 
     Args:
         cases: the batches to measure on.
@@ -59,17 +61,26 @@ def time_loaders(cases: Sequence[Case], batches: int = BATCHES) -> list[dict[str
                 "copy": collate_samples,
                 "timm": FastCollateMixup(**task.timm_settings()),
                 "ours": MixCollate(task.ours(), NUM_CLASSES),
+                # as many as a worker runs ahead, the batch in use, and the one that is being made
+                "reuse": MixCollate(task.ours(), NUM_CLASSES, reuse=PREFETCH + 2),
             }
             epochs = {name: _epoch(dataset, case.batch_size, collate) for name, collate in collates.items()}
             timings = interleave(epochs, case.repeats)
             each = {name: Timing(*(value / batches for value in timing)) for name, timing in timings.items()}
+            reuse = each.pop("reuse")
             rows.append(make_row(f"{WORKERS} workers", case, task, each))
+            rows.append(make_row(f"{WORKERS} workers, reuse", case, task, {**each, "ours": reuse}))
     return rows
 
 
 def _epoch(dataset: InMemory, batch_size: int, collate: Callable[..., Any]) -> Callable[[], None]:
     loader = DataLoader(
-        dataset, batch_size=batch_size, num_workers=WORKERS, persistent_workers=True, collate_fn=collate
+        dataset,
+        batch_size=batch_size,
+        num_workers=WORKERS,
+        prefetch_factor=PREFETCH,
+        persistent_workers=True,
+        collate_fn=collate,
     )
 
     def epoch() -> None:

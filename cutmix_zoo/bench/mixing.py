@@ -28,7 +28,8 @@ def bench_mixing(cases: Sequence[Case] = CASES, loader_cases: Sequence[Case] = L
     The samples lie in memory as timm's pipeline yields them: uint8 (C, H, W) views of height-width-channel
     memory. ``collate`` writes fresh memory; ``collate, buffer`` writes into memory that was written before, against
     timm's same fresh collate; on ``tensors`` ours and torchvision's results are fresh memory, while timm mixes in
-    place. ``2 workers`` is a loader from end to end, with the hand-over between processes (a batch of fresh memory).
+    place. ``2 workers`` is a loader from end to end, with the hand-over between processes, in fresh memory; with
+    ``reuse`` in buffers that go round, against timm's fresh ones.
     The copy is what any mixing costs at least: the samples stacked, or the batch cloned.
 
     Args:

@@ -9,9 +9,9 @@ from timm.data import FastCollateMixup
 from cutmix_zoo.checks import require
 from cutmix_zoo.mixing.drawing import PlanSource
 from cutmix_zoo.mixing.feature import needs_network
-from cutmix_zoo.mixing.memory import Buffers, empty_batch
+from cutmix_zoo.mixing.memory import Buffers, by_value, empty_batch
 from cutmix_zoo.mixing.mixed_target import MixedTarget
-from cutmix_zoo.mixing.plan import IdentityPlan
+from cutmix_zoo.mixing.plan import IGNORE_INDEX, IdentityPlan
 from cutmix_zoo.mixing.rows import batch_order
 from cutmix_zoo.mixing.samples import read_samples
 from cutmix_zoo.mixing.targets import check_classes, mix_by_kind
@@ -53,7 +53,7 @@ def collate_samples(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     first = batch.images[0]
     output = empty_batch((len(batch.images), *first.shape), batch_order(first), first.dtype)
     IdentityPlan(*batch.shape).write(batch.images, output.array)
-    return output.tensor(), batch.labels
+    return output.tensor(), by_value(batch.labels)
 
 
 class MixCollate(FastCollateMixup):
@@ -79,6 +79,7 @@ class MixCollate(FastCollateMixup):
         epochs: length of the run, which scheduled methods need to know; where samples carry no keys, then call
             :meth:`set_epoch`.
         keep_plan: return a :class:`~cutmix_zoo.mixing.MixedTarget` in place of dense targets.
+        ignore_index: the class of mask pixels that the method erases.
         reuse: number of buffers through which each process goes round; 0 for new memory each time. A batch
             of images is then overwritten when the process that made it makes its ``reuse``-th one after it, so it must
             be used up, or copied to a device, by then. With loader workers, of which each runs ahead by
@@ -99,7 +100,7 @@ class MixCollate(FastCollateMixup):
     """
 
     # The constructor of FastCollateMixup is not called: its settings describe methods of its own.
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is a setting of its own)
         self,
         mix: MixMethod,
         num_classes: int | None,
@@ -109,6 +110,7 @@ class MixCollate(FastCollateMixup):
         rank: int = 0,
         epochs: int | None = None,
         keep_plan: bool = False,
+        ignore_index: int = IGNORE_INDEX,
         reuse: int = 0,
     ) -> None:
         self.plans = PlanSource(mix, seed=seed, rank=rank, epochs=epochs)
@@ -118,6 +120,7 @@ class MixCollate(FastCollateMixup):
         self.num_classes = num_classes
         self.smoothing = smoothing
         self.keep_plan = keep_plan
+        self.ignore_index = ignore_index
         self._buffers = Buffers(reuse) if reuse else None
 
     @classmethod
@@ -181,4 +184,5 @@ class MixCollate(FastCollateMixup):
         plan.write(read.images, output.array)
         if self.keep_plan:
             return output.tensor(), MixedTarget.of(plan, read.labels, self.num_classes, self.smoothing)
-        return output.tensor(), mix_by_kind(plan, read.labels, self.num_classes, self.smoothing)
+        targets = mix_by_kind(plan, read.labels, self.num_classes, self.smoothing, self.ignore_index)
+        return output.tensor(), by_value(targets)

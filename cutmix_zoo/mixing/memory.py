@@ -27,6 +27,9 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 LARGE = 1 << 22
 """Bytes from which it matters how memory is got; NumPy asks for huge pages from here on."""
 
+_SMALL = 1 << 18
+"""Bytes up to which a tensor is sent inside a message."""
+
 _POPULATE_WRITE = 23
 """Linux's MADV_POPULATE_WRITE (5.14 and newer), which Python's mmap does not name."""
 
@@ -78,6 +81,28 @@ def empty_like(images: Tensor) -> Tensor:
     strides = torch.empty_like(images, device="meta").stride()
     flat = torch.from_numpy(np.empty(images.nbytes, np.uint8))
     return flat.view(images.dtype).as_strided(images.shape, strides)
+
+
+def by_value(tensor: Tensor) -> Tensor:
+    """Let a small tensor travel from a loader worker inside the message about it.
+
+    A tensor in shared memory is sent as an open file, over a connection of its own, which for labels and targets costs
+    more than they do. What arrives is a plain tensor. Outside a worker, and where NumPy lacks the dtype, it stays as
+    it is.
+
+    Args:
+        tensor: on the CPU.
+    """
+    if get_worker_info() is None or tensor.nbytes > _SMALL or tensor.dtype == torch.bfloat16:
+        return tensor
+    return tensor.as_subclass(_ByValue)
+
+
+class _ByValue(Tensor):
+    """A tensor that is pickled as its numbers."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return torch.from_numpy, (self.as_subclass(Tensor).numpy(),)
 
 
 def _shared(size: int) -> tuple[np.ndarray, torch.UntypedStorage]:

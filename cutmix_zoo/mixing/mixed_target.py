@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor
 
 from cutmix_zoo.checks import require
+from cutmix_zoo.mixing.memory import by_value
 from cutmix_zoo.mixing.targets import (
     are_masks,
     check_classes,
@@ -85,7 +86,8 @@ class MixedTarget:
             (check_values if labels.is_floating_point() else check_indices)(labels, size)
         if not labels.is_floating_point():
             labels = labels.long()
-        return cls(labels, plan.sources, plan.label_shares, plan.pixel_shares, plan.boxes, num_classes, smoothing)
+        shares = plan.sources, plan.label_shares, plan.pixel_shares
+        return cls(labels, *shares, plan.boxes, num_classes, smoothing)._each(by_value)
 
     @property
     def lam(self) -> Tensor:

@@ -108,16 +108,19 @@ def mix_values(values: Tensor, sources: Tensor, shares: Tensor) -> Tensor:
     return total.to(values.dtype)
 
 
-def mix_by_kind(plan: MixPlan, labels: Tensor, num_classes: int | None, smoothing: float = 0.0) -> Tensor:
+def mix_by_kind(
+    plan: MixPlan, labels: Tensor, num_classes: int | None, smoothing: float = 0.0, ignore_index: int = 255
+) -> Tensor:
     """Mix the labels of a batch as their kind asks for.
 
     Args:
         plan: of the batch.
         labels: (B,) integers: classes; (B, ..., height, width) integers: class masks, cut and pasted like the images,
-            where what the plan erases becomes 255; floating point: dense targets (B, K), or with ``num_classes=None``
-            any values (B, ...) but maps of the images' size.
+            where what the plan erases becomes ``ignore_index``; floating point: dense targets (B, K), or with
+            ``num_classes=None`` any values (B, ...) of the whole image, so no maps of the images' size.
         num_classes: K; or None where there are no classes to spread over.
         smoothing: label smoothing of integer labels, in [0, 1].
+        ignore_index: the class of mask pixels that the plan erases.
 
     Returns:
         (B, K) float32, mixed masks in their dtype, or mixed values in their dtype.
@@ -127,7 +130,7 @@ def mix_by_kind(plan: MixPlan, labels: Tensor, num_classes: int | None, smoothin
             :meth:`MixPlan.apply_masks`.
     """
     if are_masks(labels):
-        return plan.apply_masks(labels)
+        return plan.apply_masks(labels, ignore_index)
     if num_classes is None:
         if not labels.is_floating_point():
             raise ValueError("num_classes must be given where labels are classes")

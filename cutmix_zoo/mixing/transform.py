@@ -11,6 +11,7 @@ from cutmix_zoo.checks import require
 from cutmix_zoo.mixing.drawing import PlanSource
 from cutmix_zoo.mixing.feature import needs_network
 from cutmix_zoo.mixing.mixed_target import MixedTarget
+from cutmix_zoo.mixing.plan import IGNORE_INDEX
 from cutmix_zoo.mixing.targets import check_classes, mix_by_kind
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class MixTransform:
             unless their ranks differ.
         epochs: length of the run, which scheduled methods need to know; then call :meth:`set_epoch`.
         keep_plan: give a :class:`~cutmix_zoo.mixing.MixedTarget` in place of dense targets.
+        ignore_index: the class of mask pixels that the method erases.
         image_key: where batches are mappings, the key of the images.
         label_key: where batches are mappings, the key of the labels.
 
@@ -61,6 +63,7 @@ class MixTransform:
         rank: int = 0,
         epochs: int | None = None,
         keep_plan: bool = False,
+        ignore_index: int = IGNORE_INDEX,
         image_key: str | None = None,
         label_key: str | None = None,
     ) -> None:
@@ -74,6 +77,7 @@ class MixTransform:
         self.num_classes = num_classes
         self.smoothing = smoothing
         self.keep_plan = keep_plan
+        self.ignore_index = ignore_index
         self.image_key, self.label_key = image_key, label_key
 
     @property
@@ -128,7 +132,7 @@ class MixTransform:
         if self.keep_plan:
             target = MixedTarget.of(plan, labels, self.num_classes, self.smoothing)
         else:
-            target = mix_by_kind(plan, labels, self.num_classes, self.smoothing)
+            target = mix_by_kind(plan, labels, self.num_classes, self.smoothing, self.ignore_index)
         mixed = _map(plan.apply, images)
         if self.image_key is None:
             return mixed, target

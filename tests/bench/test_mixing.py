@@ -15,8 +15,8 @@ def test_every_task_has_a_row_in_every_place(result: dict) -> None:
     assert json.loads(json.dumps(result)) == result
     assert set(result["environment"]) == {"python", "torch", "torchvision", "timm", "threads"}
     names = {(row["where"], row["per"], row["method"], row["batch_size"], row["size"]) for row in result["rows"]}
-    places = [("collate", 4, 8), ("collate, buffer", 4, 8), ("tensors", 4, 8), ("2 workers", 2, 8)]
-    places += [("collate", 2, 6), ("collate, buffer", 2, 6), ("tensors", 2, 6)]
+    places = [(where, *shape) for where in ("collate", "collate, buffer", "tensors") for shape in ((4, 8), (2, 6))]
+    places += [(where, 2, 8) for where in ("2 workers", "2 workers, reuse")]
     assert names == {(where, task.per, task.method, *shape) for where, *shape in places for task in TASKS}
     assert len(result["rows"]) == len(names)
 

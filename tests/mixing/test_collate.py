@@ -22,6 +22,7 @@ from cutmix_zoo.mixing import (
     MixCollate,
     MixedTarget,
     MixMethod,
+    MixTransform,
     Mixup,
     OneOf,
     Scheduled,
@@ -620,3 +621,14 @@ def test_several_labels_an_image_as_in_timm(multi_label: bool) -> None:
 def test_timms_smoothing_of_several_labels_is_refused() -> None:
     with pytest.raises(ValueError, match="label_smoothing of several labels an image is not defined here"):
         MixCollate.from_timm(multi_label=True, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("batch", [MixCollate, MixTransform])
+def test_the_ignored_class_of_masks_can_be_chosen(batch: Callable[..., Any]) -> None:
+    masks = [np.ones((12, 10), np.int64) for _ in range(6)]
+    mix = batch(Cutout(6, fill=0.0), None, ignore_index=-100)
+    if batch is MixCollate:
+        _, mixed = mix([(image, mask) for (image, _), mask in zip(_samples(), masks, strict=True)])
+    else:
+        _, mixed = mix((collate_samples(_samples())[0], torch.from_numpy(np.stack(masks))))
+    assert mixed.unique().tolist() == [-100, 1]

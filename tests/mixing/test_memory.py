@@ -239,3 +239,37 @@ def test_buffers_pickle_without_their_memory() -> None:
     outputs = [copy.next(*LAYOUT) for _ in range(3)]
     assert [_address(output) == _address(outputs[0]) for output in outputs] == [True, False, True]
     assert _address(copy.next(LARGE_SHAPE, (0, 1, 2, 3), np.uint8)) != _address(large)
+
+
+class _Values(Dataset):
+    """Says how a tensor travelled: what arrives, and whether it was in shared memory."""
+
+    def __init__(self, dtype: torch.dtype, size: int) -> None:
+        self.dtype, self.size = dtype, size
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.full((self.size,), float(index)).to(self.dtype)
+
+
+def _first_by_value(samples: list[Tensor]) -> Tensor:
+    return memory.by_value(samples[0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "shared"),
+    [(torch.float32, 100, False), (torch.int64, 7, False), (torch.bfloat16, 100, True), (torch.float32, 1 << 17, True)],
+)
+def test_small_tensors_travel_by_value(dtype: torch.dtype, size: int, shared: bool) -> None:
+    loader = DataLoader(_Values(dtype, size), batch_size=1, num_workers=1, collate_fn=_first_by_value)
+    for index, tensor in enumerate(loader):
+        assert type(tensor) is Tensor
+        assert tensor.is_shared() == shared
+        assert torch.equal(tensor, torch.full((size,), float(index)).to(dtype))
+
+
+def test_outside_a_worker_a_tensor_stays_as_it_is() -> None:
+    tensor = torch.zeros(3)
+    assert memory.by_value(tensor) is tensor
