@@ -94,9 +94,9 @@ class ErasePlan(MixPlan):
         if not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool):
             fill, limits = tuple(round(value) for value in fill), torch.iinfo(dtype)
             if not limits.min <= min(fill) <= max(fill) <= limits.max:
-                raise ValueError(
-                    f"{dtype} cannot hold {fill[0] if len(fill) == 1 else fill}: choose another fill, or for masks another ignore_index"
-                )
+                shown = fill[0] if len(fill) == 1 else fill
+                advice = "choose another fill, or for masks another ignore_index"
+                raise ValueError(f"{dtype} cannot hold {shown}: {advice}")
         if len(fill) == 1:
             return fill[0]
         channels = shape[-3] if len(shape) > 3 else 1
