@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from cutmix_zoo.mixing.blend_plan import check_blendable
 from cutmix_zoo.mixing.box_plan import check_boxes
-from cutmix_zoo.mixing.boxes import box_areas, window
+from cutmix_zoo.mixing.boxes import box_areas, in_boxes, window
 from cutmix_zoo.mixing.plan import MixPlan, bits_of, check_integers, is_known_to_numpy
 from cutmix_zoo.mixing.rows import stack
 
@@ -96,12 +96,35 @@ class PatchPlan(MixPlan):
         return torch.equal(self.donor[:, :1], self._index)
 
     def _transform(self, images: Tensor) -> Tensor:
+        if self._takes_pixels:
+            return self._take(images)
         mixed = images.clone()
+        # resized patches of one size and place are made together
         for rows, donors, crop, box in self._alike(range(self.batch_size)):
             where = torch.tensor(rows, device=images.device)
             patches = images[torch.tensor(donors, device=images.device)][window(crop)]
             mixed[(where, *window(box))] = resize(patches, _size(box), nearest=self.nearest)
         return mixed
+
+    @property
+    def _takes_pixels(self) -> bool:
+        """Whether every pixel is that of one image: nothing is resized, or by the nearest pixel."""
+        return self.nearest or bool((_sizes(self.crop) == _sizes(self.box)).all())
+
+    def _take(self, images: Tensor) -> Tensor:
+        """Say for every pixel from which image, row and column it comes, and take it there: no loop over images."""
+        device, shape = images.device, (self.batch_size, self.height, self.width)
+        place = [torch.arange(size, device=device).view(-1, *[1] * (2 - axis)) for axis, size in enumerate(shape)]
+        image, row, column = (axis.expand(shape) for axis in place)
+        for p in range(self.donor.shape[1]):
+            donor, crop, box = (values[:, p].to(device) for values in (self.donor, self.crop, self.box))
+            inside = in_boxes(box, self.height, self.width)
+            image = torch.where(inside, donor.view(-1, 1, 1), image)
+            row = torch.where(inside, _nearest(place[1], crop[:, 0::2], box[:, 0::2]), row)
+            column = torch.where(inside, _nearest(place[2], crop[:, 1::2], box[:, 1::2]), column)
+        flat = images.reshape(self.batch_size, -1, self.height, self.width)
+        taken = flat.permute(0, 2, 3, 1)[image, row, column].permute(0, 3, 1, 2)
+        return torch.empty_like(images).copy_(taken.reshape(images.shape))
 
     def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
         stack(samples, out, rows)
@@ -126,8 +149,7 @@ class PatchPlan(MixPlan):
                 yield alike, [donor[i][p] for i in alike], list(taken), list(filled)
 
     def _row_dtype(self, images: Tensor) -> torch.dtype | None:
-        moves_only = self.nearest or bool((_sizes(self.crop) == _sizes(self.box)).all())
-        if moves_only:
+        if self._takes_pixels:
             return bits_of(images.dtype)
         return images.dtype if is_known_to_numpy(images.dtype) else None
 
@@ -163,6 +185,14 @@ def resize(patches: Tensor, size: tuple[int, int], *, nearest: bool = False) -> 
     flat = patches.reshape(1, -1, height, width).to(torch.promote_types(patches.dtype, torch.float32))
     resized = interpolate(flat, size=size, mode="bilinear", antialias=True).reshape(*patches.shape[:-2], *size)
     return resized.to(patches.dtype) if patches.is_floating_point() else resized.round().to(patches.dtype)
+
+
+def _nearest(place: Tensor, crop: Tensor, box: Tensor) -> Tensor:
+    """Return where in (B, 2) ``crop``, from first to last, the places in ``box`` lie; outside the box any place."""
+    (taken, taken_end), (filled, filled_end) = (ends.view(-1, 2, 1, 1).unbind(1) for ends in (crop, box))
+    new = (filled_end - filled).clamp(min=1)
+    # of (i + 1/2) * old / new the whole part, in integers
+    return (2 * (place - filled) + 1) * (taken_end - taken) // (2 * new) + taken
 
 
 def _size(box: Sequence[int]) -> tuple[int, int]:

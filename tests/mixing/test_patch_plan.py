@@ -326,3 +326,10 @@ def test_boxes_of_an_image_must_not_overlap() -> None:
     # side by side, only a corner in common, and an empty one inside
     for second in ([0, 2, 2, 3], [2, 2, 4, 3], [1, 1, 1, 2]):
         assert plan([0, 0, 2, 2], second).batch_size == 2
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 4)])
+def test_tensor_operations_take_the_pixels_that_rows_take(shape: tuple[int, ...]) -> None:
+    values = random_images(BATCH, *shape, HEIGHT, WIDTH, dtype=torch.int64)
+    for plan in (patch_plan(resized=False), replace(patch_plan(resized=True), nearest=True)):
+        assert torch.equal(by_tensor_operations(plan, values), plan.apply(values))
