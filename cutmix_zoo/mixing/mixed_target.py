@@ -10,6 +10,7 @@ from torch import Tensor
 from cutmix_zoo.checks import require
 from cutmix_zoo.mixing.memory import by_value
 from cutmix_zoo.mixing.targets import (
+    LamAndPartner,
     are_masks,
     check_classes,
     check_indices,
@@ -17,7 +18,6 @@ from cutmix_zoo.mixing.targets import (
     check_values,
     mix_labels,
     mix_values,
-    require_two_sources,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class MixedTarget:
+class MixedTarget(LamAndPartner):
     """The target of a mixed batch from which everything that was drawn can be had again.
 
     It goes where a target tensor goes: from a loader worker to the training process, through torch's pinning, timm's
@@ -88,26 +88,6 @@ class MixedTarget:
             labels = labels.long()
         shares = plan.sources, plan.label_shares, plan.pixel_shares
         return cls(labels, *shares, plan.boxes, num_classes, smoothing)._each(by_value)
-
-    @property
-    def lam(self) -> Tensor:
-        """(B,) float32: the label share of this image (the paper's lambda).
-
-        Raises:
-            ValueError: if an image may have more than two sources.
-        """
-        require_two_sources("lam", self.sources)
-        return self.label_shares[:, 0]
-
-    @property
-    def partner(self) -> Tensor:
-        """(B,) int64: the other source of each image; the image itself where nothing is mixed.
-
-        Raises:
-            ValueError: if an image may have more than two sources.
-        """
-        require_two_sources("partner", self.sources)
-        return self.sources[:, -1]
 
     def dense(self) -> Tensor:
         """Mix the labels: what the loader would have returned in place of this.

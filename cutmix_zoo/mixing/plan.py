@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cutmix_zoo.mixing.memory import INTEGERS, empty_like
 from cutmix_zoo.mixing.rows import stack
-from cutmix_zoo.mixing.targets import mix_labels, mix_values, require_two_sources
+from cutmix_zoo.mixing.targets import LamAndPartner, mix_labels, mix_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ IGNORE_INDEX = 255
 
 
 @dataclass(frozen=True, eq=False)
-class MixPlan(ABC):
+class MixPlan(LamAndPartner, ABC):
     """How one batch of images is mixed. Its tensors live on the CPU and are moved where they are needed."""
 
     batch_size: int
@@ -64,27 +64,6 @@ class MixPlan(ABC):
     def boxes(self) -> Tensor:
         """(B, 4) int64: the box pasted into each image (:class:`Box`); all zeros where there is none."""
         return torch.zeros(self.batch_size, 4, dtype=torch.int64)
-
-    @property
-    def lam(self) -> Tensor:
-        """(B,) float32: the label share of this image (the paper's lambda).
-
-        Raises:
-            ValueError: if an image may have more than two sources.
-        """
-        require_two_sources("lam", self.sources)
-        return self.label_shares[:, 0]
-
-    @property
-    def partner(self) -> Tensor:
-        """(B,) int64: the other source of each image; the image itself where nothing is mixed.
-
-        Raises:
-            ValueError: if an image may have more than two sources.
-        """
-        sources = self.sources
-        require_two_sources("partner", sources)
-        return sources[:, -1]
 
     def apply(self, images: Tensor) -> Tensor:
         """Mix a batch.

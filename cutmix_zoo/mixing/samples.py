@@ -107,7 +107,7 @@ def _as_numbers(label: Any) -> np.ndarray:
     except (RuntimeError, TypeError, ValueError):
         array = np.empty(0, object)
     if array.dtype.kind not in "fiub" or isinstance(label, str):
-        raise TypeError(f"a label must be an integer, a number, a row of numbers or a mask, got {_describe(label)}")
+        raise TypeError(f"a label must be an integer, a number, a row of numbers or a mask, got {describe(label)}")
     return array
 
 
@@ -133,7 +133,7 @@ def _read_with_care(samples: Sequence[Sample]) -> Batch:
 
 def _as_array(sample: Sample) -> np.ndarray:
     if not isinstance(sample, tuple | list) or not (len(sample) == 2 or _is_keyed(sample)):
-        raise TypeError(f"a sample must be (image, label) or (image, label, SampleKey), got {_describe(sample)}")
+        raise TypeError(f"a sample must be (image, label) or (image, label, SampleKey), got {describe(sample)}")
     image = sample[0]
     try:
         array = image.numpy() if isinstance(image, Tensor) else image
@@ -142,12 +142,14 @@ def _as_array(sample: Sample) -> np.ndarray:
             f"an image must be a CPU tensor without gradient, of a dtype that NumPy has too: {error}"
         ) from None
     if not isinstance(array, np.ndarray) or array.ndim != 3:
-        raise TypeError(f"an image must be a tensor or an array of shape (C, H, W), got {_describe(image)}")
+        raise TypeError(f"an image must be a tensor or an array of shape (C, H, W), got {describe(image)}")
     return array
 
 
-def _describe(value: object) -> str:
+def describe(value: object) -> str:
+    """Say what a value is that was not expected, for the message about it."""
     shape = getattr(value, "shape", None)
     if isinstance(value, tuple | list):
-        return f"{type(value).__name__} of ({', '.join(type(item).__name__ for item in value)})"
+        items = ", ".join(type(item).__name__ for item in value)
+        return f"{type(value).__name__} of {len(value)}" if len(value) > 4 else f"{type(value).__name__} of ({items})"
     return type(value).__name__ if shape is None else f"{type(value).__name__} of shape {tuple(shape)}"

@@ -28,6 +28,38 @@ class Mixed(Protocol):
         """(B, M) float32: how much the label of each source counts. Rows sum to 1."""
 
 
+class LamAndPartner:
+    """The names that two sources have in the paper, for whatever knows its ``sources`` and ``label_shares``."""
+
+    @property
+    def lam(self: Mixed) -> Tensor:
+        """(B,) float32: the label share of this image (the paper's lambda).
+
+        Raises:
+            ValueError: if an image may have more than two sources.
+        """
+        _require_two_sources("lam", self.sources)
+        return self.label_shares[:, 0]
+
+    @property
+    def partner(self: Mixed) -> Tensor:
+        """(B,) int64: the other source of each image; the image itself where nothing is mixed.
+
+        Raises:
+            ValueError: if an image may have more than two sources.
+        """
+        sources = self.sources
+        _require_two_sources("partner", sources)
+        return sources[:, -1]
+
+
+def _require_two_sources(name: str, sources: Tensor) -> None:
+    if sources.shape[1] > 2:
+        raise ValueError(
+            f"{name} is for plans of two sources, this one has {sources.shape[1]}: use sources and label_shares"
+        )
+
+
 def mix_labels(labels: Tensor, sources: Tensor, shares: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
     """Spread each image's label shares over the classes.
 
@@ -183,14 +215,6 @@ def check_indices(labels: Tensor, batch_size: int) -> None:
             f"labels must be {batch_size} integers, one for each image of the plan, "
             f"got {labels.dtype} of shape {tuple(labels.shape)}: give several labels an image as floating-point "
             "rows of zeros and ones"
-        )
-
-
-def require_two_sources(name: str, sources: Tensor) -> None:
-    """Raise ValueError if images may have more than two sources, for which ``name`` has no meaning."""
-    if sources.shape[1] > 2:
-        raise ValueError(
-            f"{name} is for plans of two sources, this one has {sources.shape[1]}: use sources and label_shares"
         )
 
 

@@ -12,6 +12,7 @@ from cutmix_zoo.mixing.drawing import PlanSource
 from cutmix_zoo.mixing.feature import needs_network
 from cutmix_zoo.mixing.mixed_target import MixedTarget
 from cutmix_zoo.mixing.plan import IGNORE_INDEX
+from cutmix_zoo.mixing.samples import describe
 from cutmix_zoo.mixing.targets import check_classes, mix_by_kind
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class MixTransform:
         """Find images and labels."""
         if self.image_key is not None:
             if not isinstance(batch, Mapping):
-                raise TypeError(f"a batch must be a mapping, as keys were given, got {_describe(batch)}")
+                raise TypeError(f"a batch must be a mapping, as keys were given, got {describe(batch)}")
             missing = {self.image_key, self.label_key} - set(batch)
             require(not missing, f"the batch has no {sorted(map(str, missing))}, only {sorted(map(str, batch))}")
             images, labels = batch[self.image_key], batch[self.label_key]
@@ -150,10 +151,10 @@ class MixTransform:
             images, labels = batch
         else:
             raise TypeError(
-                f"a batch must be (images, labels), got {_describe(batch)}: for a mapping, give image_key and label_key"
+                f"a batch must be (images, labels), got {describe(batch)}: for a mapping, give image_key and label_key"
             )
         if not isinstance(labels, Tensor):
-            raise TypeError(f"labels must be a tensor, got {_describe(labels)}")
+            raise TypeError(f"labels must be a tensor, got {describe(labels)}")
         return images, labels
 
 
@@ -166,7 +167,7 @@ def _tensors(images: Any) -> list[Tensor]:
     if not tensors or not all(isinstance(tensor, Tensor) and tensor.ndim > 3 for tensor in tensors):
         raise TypeError(
             "images must be a tensor (B, C, H, W), or a tuple, list or dict of such tensors, "
-            f"got {', '.join(map(_describe, tensors)) if tensors else _describe(images)}"
+            f"got {', '.join(map(describe, tensors)) if tensors else describe(images)}"
         )
     return tensors
 
@@ -181,11 +182,3 @@ def _map(change: Callable[[Tensor], Tensor], images: Any) -> Any:
     if isinstance(images, list):
         return changed
     return images._make(changed) if hasattr(images, "_make") else tuple(changed)
-
-
-def _describe(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, tuple | list):
-        return f"{type(value).__name__} of {len(value)}"
-    return type(value).__name__
