@@ -1,4 +1,4 @@
-"""CIFAR ResNet: three stages of 16, 32 and 64 channels (bottleneck: four times as many).
+"""CIFAR ResNet: three stages of 16, 32 and 64 channels (bottleneck: four times as many), and a ResNet-18 of full width.
 
 Papers: Deep Residual Learning for Image Recognition (He et al., CVPR 2016, arXiv 1512.03385, section 4.2);
 CutMix (Yun et al., ICCV 2019, arXiv 1905.04899), whose ResNet-110 is ``cifar_resnet110_bottleneck``.
@@ -11,62 +11,76 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timm.layers import DropPath
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from cutmix_zoo.models.cifar_net import ThreeStageNet, cifar_cfg
+from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, blocks_per_stage
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CifarResNet"]
+__all__ = ["Bottleneck", "CifarResNet", "CifarResNet18"]
 
 
-class _BasicBlock(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut, ReLU after the sum."""
 
-    def __init__(self, in_chs: int, out_chs: int, stride: int, drop_path: float, **dd: Any) -> None:
+    def __init__(self, in_chs: int, out_chs: int, stride: int, **dd: Any) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_chs, out_chs, 3, stride=stride, padding=1, bias=False, **dd)
         self.bn1 = nn.BatchNorm2d(out_chs, **dd)
+        self.drop_block = nn.Identity()
         self.act1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(out_chs, out_chs, 3, padding=1, bias=False, **dd)
         self.bn2 = nn.BatchNorm2d(out_chs, **dd)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path = nn.Identity()
         self.downsample = _shortcut(in_chs, out_chs, stride, **dd)
         self.act2 = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the maps (B, out_chs, h, w) that follow maps (B, in_chs, H, W)."""
         shortcut = self.downsample(x)
-        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.act1(self.drop_block(self.bn1(self.conv1(x))))
         x = self.drop_path(self.bn2(self.conv2(x)))
         x += shortcut
         return self.act2(x)
 
 
-class _Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride) and 1x1 convolutions beside a shortcut, ReLU after the sum."""
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride) and 1x1 convolutions beside a shortcut, ReLU after the sum.
 
-    def __init__(self, in_chs: int, out_chs: int, stride: int, drop_path: float, **dd: Any) -> None:
+    Args:
+        in_chs: input channels.
+        out_chs: output channels.
+        stride: of the 3x3 convolution.
+        mid_ratio: the 3x3 convolution has a quarter of the output's channels times this.
+        groups: its groups.
+        dd: device and dtype.
+    """
+
+    def __init__(
+        self, in_chs: int, out_chs: int, stride: int, *, mid_ratio: int = 1, groups: int = 1, **dd: Any
+    ) -> None:
         super().__init__()
-        mid_chs = out_chs // 4
+        mid_chs = out_chs // 4 * mid_ratio
         self.conv1 = nn.Conv2d(in_chs, mid_chs, 1, bias=False, **dd)
         self.bn1 = nn.BatchNorm2d(mid_chs, **dd)
         self.act1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(mid_chs, mid_chs, 3, stride=stride, padding=1, bias=False, **dd)
+        self.conv2 = nn.Conv2d(mid_chs, mid_chs, 3, stride=stride, padding=1, groups=groups, bias=False, **dd)
         self.bn2 = nn.BatchNorm2d(mid_chs, **dd)
+        self.drop_block = nn.Identity()
         self.act2 = nn.ReLU(inplace=True)
         self.conv3 = nn.Conv2d(mid_chs, out_chs, 1, bias=False, **dd)
         self.bn3 = nn.BatchNorm2d(out_chs, **dd)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path = nn.Identity()
         self.downsample = _shortcut(in_chs, out_chs, stride, **dd)
         self.act3 = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the maps (B, out_chs, h, w) that follow maps (B, in_chs, H, W)."""
         shortcut = self.downsample(x)
         x = self.act1(self.bn1(self.conv1(x)))
-        x = self.act2(self.bn2(self.conv2(x)))
+        x = self.act2(self.drop_block(self.bn2(self.conv2(x))))
         x = self.drop_path(self.bn3(self.conv3(x)))
         x += shortcut
         return self.act3(x)
@@ -81,48 +95,57 @@ def _shortcut(in_chs: int, out_chs: int, stride: int, **dd: Any) -> nn.Module:
     )
 
 
-class CifarResNet(ThreeStageNet):
+class CifarResNet(StagedNet):
     """ResNet for small images, post-activation.
 
     Args:
         depth: layers: 6n + 2 with basic blocks, 9n + 2 with bottlenecks, n blocks a stage.
         bottleneck: bottlenecks instead of basic blocks.
-        kwargs: ``num_classes, in_chans, global_pool, drop_rate, drop_path_rate, device, dtype`` of
-            :class:`~cutmix_zoo.models.cifar_net.ThreeStageNet`.
+        kwargs: ``num_classes, in_chans, global_pool, drop_rate, device, dtype`` and the regularizers of
+            :class:`~cutmix_zoo.models.staged_net.StagedNet`.
 
     Raises:
         ValueError: if no n gives that depth.
     """
 
     def __init__(self, depth: int, bottleneck: bool = False, **kwargs: Any) -> None:
-        layers_per_n = 9 if bottleneck else 6
-        num_blocks, rest = divmod(depth - 2, layers_per_n)
-        if rest or num_blocks < 1:
-            kind = "bottlenecks" if bottleneck else "basic blocks"
-            raise ValueError(f"depth must be {layers_per_n}n + 2 with {kind} (n = 1, 2, ...), got {depth}")
-        block, expansion = (_Bottleneck, 4) if bottleneck else (_BasicBlock, 1)
-        widths = [[width * expansion] * num_blocks for width in (16, 32, 64)]
-        super().__init__(block, widths, preact=False, **kwargs)
+        block, expansion = (Bottleneck, 4) if bottleneck else (BasicBlock, 1)
+        num_blocks = blocks_per_stage(depth, bottleneck)
+        super().__init__(block, [[width * expansion] * num_blocks for width in (16, 32, 64)], **kwargs)
+
+
+class CifarResNet18(StagedNet):
+    """ResNet-18 with a 3x3 stem and nothing behind it, which keeps small images large: four stages, 64 to 512 channels.
+
+    Args:
+        kwargs: those of :class:`~cutmix_zoo.models.staged_net.StagedNet`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(BasicBlock, [[width] * 2 for width in (64, 128, 256, 512)], stem_width=64, **kwargs)
 
 
 def _create_cifar_resnet(variant: str, pretrained: bool, **kwargs: Any) -> CifarResNet:
     return build_model_with_cfg(CifarResNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3)}, **kwargs)
 
 
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    paper = "Deep Residual Learning for Image Recognition"
+    return architecture_cfg("cifar10", paper_ids="arXiv:1512.03385", paper_name=paper, **kwargs)
+
+
 default_cfgs = generate_default_cfgs(
     {
-        name: cifar_cfg(paper_ids="arXiv:1512.03385", paper_name="Deep Residual Learning for Image Recognition")
-        for name in (
-            "cifar_resnet8",
-            "cifar_resnet14",
-            "cifar_resnet20",
-            "cifar_resnet32",
-            "cifar_resnet44",
-            "cifar_resnet56",
-            "cifar_resnet110",
-            "cifar_resnet110_bottleneck",
-            "cifar_resnet164_bottleneck",
-        )
+        "cifar_resnet8": _cfg(pool_size=8),
+        "cifar_resnet14": _cfg(pool_size=8),
+        "cifar_resnet20": _cfg(pool_size=8),
+        "cifar_resnet32": _cfg(pool_size=8),
+        "cifar_resnet44": _cfg(pool_size=8),
+        "cifar_resnet56": _cfg(pool_size=8),
+        "cifar_resnet110": _cfg(pool_size=8),
+        "cifar_resnet110_bottleneck": _cfg(pool_size=8, origin_url="https://github.com/clovaai/CutMix-PyTorch"),
+        "cifar_resnet164_bottleneck": _cfg(pool_size=8),
+        "cifar_resnet18": _cfg(pool_size=4),
     }
 )
 
@@ -179,3 +202,11 @@ def cifar_resnet110_bottleneck(pretrained: bool = False, **kwargs: Any) -> Cifar
 def cifar_resnet164_bottleneck(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Create the ResNet-164 for CIFAR: bottlenecks, 1.7 M parameters."""
     return _create_cifar_resnet("cifar_resnet164_bottleneck", pretrained, depth=164, bottleneck=True, **kwargs)
+
+
+@register_model
+def cifar_resnet18(pretrained: bool = False, **kwargs: Any) -> CifarResNet18:
+    """Create the ResNet-18 that work on robustness and out-of-distribution detection compares on: 11.2 M parameters."""
+    return build_model_with_cfg(
+        CifarResNet18, "cifar_resnet18", pretrained, feature_cfg={"out_indices": (0, 1, 2, 3, 4)}, **kwargs
+    )

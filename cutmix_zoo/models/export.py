@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 
 from cutmix_zoo.keys import isolated_rng
+from cutmix_zoo.models.regularize import plain_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +41,8 @@ def export_model(
 ) -> None:
     """Write a network so that timm loads it with its own input size, preprocessing, labels and provenance.
 
-    The weights are written in float32. Nothing of where timm's weights came from (tag, paper, test size) is
+    The weights are written in float32; those of a network with ShakeDrop are those with which the network without it
+    computes the same. Nothing of where timm's weights came from (tag, paper, test size) is
     passed on. Files of an earlier export are replaced, one by one and only once timm has loaded the new ones; other
     files in the folder are left alone.
 
@@ -65,7 +67,7 @@ def export_model(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as staging:
-        weights = {name: _plain(tensor) for name, tensor in model.state_dict().items()}
+        weights = {name: _plain(tensor) for name, tensor in plain_weights(model).items()}
         # not save_file, which makes a file that only its owner may read
         Path(staging, "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
         Path(staging, "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

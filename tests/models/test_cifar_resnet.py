@@ -2,54 +2,17 @@ import pytest
 import timm
 import torch
 from torch.nn.functional import batch_norm, conv2d, relu
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18
 
 from cutmix_zoo.models import CifarResNet
-from tests.models.test_cifar_net import images, make
+from tests.models.test_staged_net import images, make
 
 BASIC = {f"cifar_resnet{depth}": depth for depth in (8, 14, 20, 32, 44, 56, 110)}
 BOTTLENECK = {f"cifar_resnet{depth}_bottleneck": depth for depth in (110, 164)}
-NAMES = [*BASIC, *BOTTLENECK]
 
 
 def count(name: str, **kwargs: object) -> int:
     return sum(p.numel() for p in timm.create_model(name, device="meta", **kwargs).parameters())
-
-
-# registry
-
-
-def test_registered_under_their_own_module() -> None:
-    assert sorted(timm.list_models(module="cifar_resnet")) == sorted(NAMES)
-
-
-@pytest.mark.parametrize("name", ["cifar_resnet", *NAMES])
-def test_no_name_is_timms(name: str) -> None:
-    # timm.models holds every module and entry point of timm as an attribute
-    assert hasattr(timm.models, "resnet18")
-    assert not hasattr(timm.models, name)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_default_config_is_complete_and_weightless(name: str) -> None:
-    cfg = timm.get_pretrained_cfg(name)
-    assert not cfg.has_weights
-    assert (cfg.num_classes, cfg.input_size, cfg.pool_size) == (10, (3, 32, 32), (8, 8))
-    assert cfg.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=3e-4)
-    assert cfg.std == pytest.approx((0.2471, 0.2435, 0.2616), abs=3e-4)
-    assert (cfg.crop_pct, cfg.interpolation, cfg.fixed_input_size) == (1.0, "bilinear", False)
-    assert (cfg.first_conv, cfg.classifier) == ("conv1", "fc")
-    assert (cfg.license, cfg.paper_ids) == ("apache-2.0", "arXiv:1512.03385")
-    assert cfg.origin_url == "https://github.com/clovaai/CutMix-PyTorch"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_trains_from_any_name(name: str) -> None:
-    net = timm.create_model(name, device="meta")
-    logits = net(torch.empty(2, 3, 32, 32, device="meta"))
-    logits.sum().backward()
-    assert logits.shape == (2, 10)
-    assert all(p.grad is not None for p in net.parameters())
 
 
 # size
@@ -77,10 +40,6 @@ def test_depth_and_parameters_of_bottleneck_nets(name: str, depth: int) -> None:
     assert count(name) == blocks + transitions + stem_and_classifier
 
 
-def test_parameters_in_the_paper() -> None:
-    assert count("cifar_resnet110_bottleneck", num_classes=100) == 1_170_868
-
-
 @pytest.mark.parametrize(("name", "layers"), [("cifar_resnet20", 19), ("cifar_resnet110_bottleneck", 109)])
 def test_depth_counts_the_weighted_layers(name: str, layers: int) -> None:
     net = timm.create_model(name, device="meta")
@@ -93,6 +52,22 @@ def test_impossible_depth_is_an_error(depth: int, bottleneck: bool) -> None:
     form = "9n \\+ 2 with bottlenecks" if bottleneck else "6n \\+ 2 with basic blocks"
     with pytest.raises(ValueError, match=f"depth must be {form} .*, got {depth}"):
         CifarResNet(depth, bottleneck=bottleneck)
+
+
+def test_resnet18_is_torchvisions_but_for_its_stem() -> None:
+    ours = timm.create_model("cifar_resnet18", num_classes=1000, device="meta").state_dict()
+    theirs = resnet18().state_dict()
+    assert ours.keys() == theirs.keys()
+    assert [key for key in ours if ours[key].shape != theirs[key].shape] == ["conv1.weight"]
+    assert ours["conv1.weight"].shape == (64, 3, 3, 3)
+
+
+def test_resnet18_computes_as_torchvisions() -> None:
+    net = timm.create_model("cifar_resnet18").eval()
+    reference = resnet18(num_classes=10).eval()
+    reference.conv1, reference.maxpool = net.conv1, torch.nn.Identity()
+    reference.load_state_dict(net.state_dict())
+    assert torch.equal(net(images()), reference(images()))
 
 
 # keys and arithmetic

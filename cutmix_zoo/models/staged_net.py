@@ -1,66 +1,95 @@
-"""What the CIFAR families share: a 3x3 stem, three stages, one classifier, and timm's model interface."""
+"""What our families share: a stem, three or four stages, one classifier, and timm's model interface."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from timm.layers import SelectAdaptivePool2d, calculate_drop_path_rates
+from timm.layers import SelectAdaptivePool2d
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import nn
 
 from cutmix_zoo.known import KNOWN_DATASETS
+from cutmix_zoo.models.regularize import BlockRegularizers, regularize_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-STEM_WIDTH = 16
+Stem = Literal["conv", "conv_norm", "conv_norm_act", "pool"]
+"""A 3x3 convolution alone, with norm, with norm and ReLU; or a strided 7x7 one with both and max pooling."""
 
 
-def cifar_cfg(**kwargs: Any) -> dict[str, Any]:
-    """Describe a CIFAR architecture without weights, in the form that ``generate_default_cfgs`` takes.
-
-    The input and the number of classes are those of CIFAR-10.
+def architecture_cfg(dataset: str, pool_size: int, **kwargs: Any) -> dict[str, Any]:
+    """Describe an architecture without weights, in the form that ``generate_default_cfgs`` takes.
 
     Args:
+        dataset: the known dataset whose input and classes the architecture has by default.
+        pool_size: height and width of the last map.
         kwargs: further fields of timm's ``PretrainedCfg``; they take precedence.
     """
-    cifar10 = KNOWN_DATASETS["cifar10"]
+    data = KNOWN_DATASETS[dataset]
     return {
-        "num_classes": cifar10.num_classes,
-        "input_size": cifar10.input_size,
+        "num_classes": data.num_classes,
+        "input_size": data.input_size,
         "fixed_input_size": False,
-        "pool_size": (8, 8),
+        "pool_size": (pool_size, pool_size),
         "crop_pct": 1.0,
         "interpolation": "bilinear",
-        "mean": cifar10.mean,
-        "std": cifar10.std,
+        "mean": data.mean,
+        "std": data.std,
         "first_conv": "conv1",
         "classifier": "fc",
         "license": "apache-2.0",
-        "origin_url": "https://github.com/clovaai/CutMix-PyTorch",
     } | kwargs
 
 
-class ThreeStageNet(nn.Module):
-    """Classify small images: a 3x3 stem at full resolution, then stages at 1, 1/2 and 1/4 of it.
-
-    The images may have any size; 32x32 is what these networks were designed for. The features of
-    ``features_only`` and :meth:`forward_intermediates` are the stem (0) and the stages (1 to 3).
+def blocks_per_stage(depth: int, bottleneck: bool) -> int:
+    """Return n of a CIFAR network with three stages of n blocks.
 
     Args:
-        block: makes one residual block; it is called with ``in_chs, out_chs, stride, drop_path, device, dtype``.
-        widths: output channels of every block of the three stages.
-        preact: the blocks begin with their norm: no ReLU after the stem, norm and ReLU after the last stage.
+        depth: layers: 9n + 2 with bottlenecks, 6n + 2 with basic blocks.
+        bottleneck: bottlenecks instead of basic blocks.
+
+    Raises:
+        ValueError: if no n gives that depth.
+
+    Example:
+        >>> blocks_per_stage(110, bottleneck=True), blocks_per_stage(110, bottleneck=False)
+        (12, 18)
+    """
+    layers_per_n = 9 if bottleneck else 6
+    num_blocks, rest = divmod(depth - 2, layers_per_n)
+    if rest or num_blocks < 1:
+        kind = "bottlenecks" if bottleneck else "basic blocks"
+        raise ValueError(f"depth must be {layers_per_n}n + 2 with {kind} (n = 1, 2, ...), got {depth}")
+    return num_blocks
+
+
+class StagedNet(nn.Module):
+    """Classify images: a stem, then three or four stages of residual blocks, each at half the resolution of the last.
+
+    The images may have any size. The first stage keeps the resolution of the stem: that of the image behind a 3x3
+    convolution, a quarter of it behind ``"pool"``. The features of ``features_only`` and
+    :meth:`forward_intermediates` are the stem (0, in front of the pooling) and the stages (1 and on).
+
+    Args:
+        block: makes one residual block; it is called with ``in_chs, out_chs, stride, device, dtype``.
+        widths: output channels of every block of every stage.
+        stem: the layers in front of the first stage.
+        stem_width: its channels.
+        final_norm: norm and ReLU after the last stage, where the blocks begin with theirs.
         num_classes: size of the classifier's output; 0 for none.
         in_chans: channels of the images.
         global_pool: timm's pooling in front of the classifier; ``""`` for none.
         drop_rate: dropout probability in front of the classifier.
-        drop_path_rate: probability to drop the last block's residual branch (stochastic depth); it grows
-            linearly from 0 at the first block.
         device: where the parameters are made.
         dtype: their type.
+        regularizers: ``drop_path_rate``, ``drop_block_rate``, ``shakedrop_prob`` and the rest of
+            :class:`~cutmix_zoo.models.regularize.BlockRegularizers`.
+
+    Raises:
+        ValueError: if a regularizer is out of range.
 
     Source:
         Initialisation of the official CutMix code: convolutions N(0, sqrt(2 / (k * k * out))), BatchNorm 1
@@ -71,36 +100,45 @@ class ThreeStageNet(nn.Module):
         self,
         block: Callable[..., nn.Module],
         widths: Sequence[Sequence[int]],
-        preact: bool,
         *,
+        stem: Stem = "conv_norm_act",
+        stem_width: int = 16,
+        final_norm: bool = False,
         num_classes: int = 10,
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **regularizers: Any,
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.grad_checkpointing = False
 
-        self.conv1 = nn.Conv2d(in_chans, STEM_WIDTH, 3, padding=1, bias=False, **dd)
-        self.bn1 = nn.BatchNorm2d(STEM_WIDTH, **dd)
-        self.act1 = nn.Identity() if preact else nn.ReLU(inplace=True)
-        self.layer1, self.layer2, self.layer3 = _make_stages(block, widths, drop_path_rate, **dd)
-        self.num_features = widths[-1][-1]
-        self.bn_final = nn.BatchNorm2d(self.num_features, **dd) if preact else nn.Identity()
-        self.act_final = nn.ReLU(inplace=True) if preact else nn.Identity()
-        self.feature_info: list[dict[str, Any]] = [
-            {"num_chs": STEM_WIDTH, "reduction": 1, "module": "act1"},
-            {"num_chs": widths[0][-1], "reduction": 1, "module": "layer1"},
-            {"num_chs": widths[1][-1], "reduction": 2, "module": "layer2"},
-            {"num_chs": widths[2][-1], "reduction": 4, "module": "layer3"},
-        ]
+        pool = stem == "pool"
+        kernel, stride = (7, 2) if pool else (3, 1)
+        self.conv1 = nn.Conv2d(in_chans, stem_width, kernel, stride, padding=kernel // 2, bias=False, **dd)
+        self.bn1 = nn.Identity() if stem == "conv" else nn.BatchNorm2d(stem_width, **dd)
+        self.act1 = nn.ReLU(inplace=True) if stem in ("conv_norm_act", "pool") else nn.Identity()
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if pool else nn.Identity()
+        features: list[dict[str, Any]] = [{"num_chs": stem_width, "reduction": 2 if pool else 1, "module": "act1"}]
+        stages, in_chs, reduction = [], stem_width, 4 if pool else 1
+        for index, stage_widths in enumerate(widths):
+            stride = 1 if index == 0 else 2
+            stages.append(_make_stage(block, in_chs, stage_widths, stride, **dd))
+            in_chs, reduction = stage_widths[-1], reduction * stride
+            features.append({"num_chs": in_chs, "reduction": reduction, "module": f"layer{index + 1}"})
+        # TorchScript must find every stage that forward_features names
+        missing = [nn.Sequential() for _ in range(4 - len(stages))]
+        self.layer1, self.layer2, self.layer3, self.layer4 = *stages, *missing
+        self.feature_info, self.num_features = features, in_chs
+        self.bn_final = nn.BatchNorm2d(in_chs, **dd) if final_norm else nn.Identity()
+        self.act_final = nn.ReLU(inplace=True) if final_norm else nn.Identity()
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
         self.init_weights()
+        regularize_blocks(self, BlockRegularizers(**regularizers))
 
     def init_weights(self) -> None:
         """Draw the weights of the convolutions from torch's global generator."""
@@ -153,8 +191,8 @@ class ThreeStageNet(nn.Module):
 
         Args:
             x: images (B, C, H, W).
-            indices: which maps: 0 the stem, 1 to 3 the stages; an integer means the last so many, None all.
-            norm: apply the final norm and ReLU to map 3, where the family has them.
+            indices: which maps: 0 the stem, then the stages; an integer means the last so many, None all.
+            norm: apply the final norm and ReLU to the last map, where the family has them.
             stop_early: compute no further than the last map asked for.
             output_fmt: ``"NCHW"``, the only one that these networks have.
             intermediates_only: return the maps alone.
@@ -168,11 +206,12 @@ class ThreeStageNet(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
         take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
-        stages = (self.layer1, self.layer2, self.layer3)
-        last = len(stages)
+        last = len(self.feature_info) - 1
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)[:last]
 
         x = self.act1(self.bn1(self.conv1(x)))
         intermediates = [x] if 0 in take_indices else []
+        x = self.maxpool(x)
         for index, stage in enumerate(stages[:max_index] if stop_early else stages, start=1):
             x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
             features = self.act_final(self.bn_final(x)) if index == last else x
@@ -207,12 +246,12 @@ class ThreeStageNet(nn.Module):
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the features (B, num_features, H/4, W/4) of images (B, C, H, W); odd sizes are rounded up."""
-        x = self.act1(self.bn1(self.conv1(x)))
+        """Compute the features (B, num_features, h, w) of images (B, C, H, W); odd sizes are rounded up."""
+        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            x = checkpoint_seq([self.layer1, self.layer2, self.layer3], x, flatten=True)
+            x = checkpoint_seq([self.layer1, self.layer2, self.layer3, self.layer4], x, flatten=True)
         else:
-            x = self.layer3(self.layer2(self.layer1(x)))
+            x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.act_final(self.bn_final(x))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -225,18 +264,10 @@ class ThreeStageNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _make_stages(
-    block: Callable[..., nn.Module], widths: Sequence[Sequence[int]], drop_path_rate: float, **dd: Any
-) -> list[nn.Sequential]:
-    """Chain the blocks; all stages but the first begin with stride 2."""
-    drop_paths = iter(calculate_drop_path_rates(drop_path_rate, sum(map(len, widths))))
-    stages = []
-    in_chs = STEM_WIDTH
-    for stage_index, stage_widths in enumerate(widths):
-        blocks = []
-        for block_index, out_chs in enumerate(stage_widths):
-            stride = 2 if stage_index > 0 and block_index == 0 else 1
-            blocks.append(block(in_chs, out_chs, stride, drop_path=next(drop_paths), **dd))
-            in_chs = out_chs
-        stages.append(nn.Sequential(*blocks))
-    return stages
+def _make_stage(
+    block: Callable[..., nn.Module], in_chs: int, widths: Sequence[int], stride: int, **dd: Any
+) -> nn.Sequential:
+    """Chain the blocks of a stage; the first one has its stride."""
+    ins = (in_chs, *widths)
+    strides = (stride, *[1] * (len(widths) - 1))
+    return nn.Sequential(*(block(*chs, **dd) for chs in zip(ins, widths, strides, strict=False)))

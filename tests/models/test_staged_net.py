@@ -1,22 +1,54 @@
-"""The interface that every CIFAR family has, tried on a small net of each kind."""
+"""The interface that every family has, tried on a small net of each kind of block and stem."""
+
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import timm
 import torch
-from timm.layers import DropPath
 from timm.models import create_feature_extractor, group_parameters
 from torch import nn
 
-from cutmix_zoo.models import CifarPyramidNet, CifarResNet
-from cutmix_zoo.models.cifar_net import ThreeStageNet, cifar_cfg
+from cutmix_zoo.models import CifarPyramidNet, CifarResNet, CifarResNeXt, CifarWideResNet, PyramidNet
+from cutmix_zoo.models.cifar_resnet import BasicBlock
+from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, blocks_per_stage
 
 NETS = {
     "basic": lambda **kwargs: CifarResNet(14, **kwargs),
     "bottleneck": lambda **kwargs: CifarResNet(11, bottleneck=True, **kwargs),
+    "grouped": lambda **kwargs: CifarResNeXt(11, cardinality=2, base_width=32, **kwargs),
+    "wide": lambda **kwargs: CifarWideResNet(10, widen=2, **kwargs),
     "pyramid": lambda **kwargs: CifarPyramidNet(11, alpha=12, **kwargs),
+    "pyramid_basic": lambda **kwargs: CifarPyramidNet(8, alpha=12, bottleneck=False, **kwargs),
+    "four_stages": lambda **kwargs: StagedNet(BasicBlock, [[8], [12, 16], [20], [24]], **kwargs),
+    "imagenet": lambda **kwargs: PyramidNet((1, 1, 2, 1), alpha=15, **kwargs),
 }
-REGISTERED = ["cifar_resnet8", "cifar_pyramidnet110_a64"]
-STAGE_CHANNELS = {"basic": [16, 32, 64], "bottleneck": [64, 128, 256], "pyramid": [80, 96, 112]}
+
+
+class Facts(NamedTuple):
+    """What is known of a kind."""
+
+    channels: list[int]
+    """Of the stem and the stages."""
+    reductions: list[int]
+    blocks: int
+    stem: str
+    """The layers of the stem."""
+    norm: bool
+    """Whether norm and ReLU follow the last stage."""
+
+
+FACTS = {
+    "basic": Facts([16, 16, 32, 64], [1, 1, 2, 4], 6, "conv norm relu", norm=False),
+    "bottleneck": Facts([16, 64, 128, 256], [1, 1, 2, 4], 3, "conv norm relu", norm=False),
+    "grouped": Facts([64, 256, 512, 1024], [1, 1, 2, 4], 3, "conv norm relu", norm=False),
+    "wide": Facts([16, 32, 64, 128], [1, 1, 2, 4], 3, "conv", norm=True),
+    "pyramid": Facts([16, 80, 96, 112], [1, 1, 2, 4], 3, "conv norm", norm=True),
+    "pyramid_basic": Facts([16, 20, 24, 28], [1, 1, 2, 4], 3, "conv norm", norm=True),
+    "four_stages": Facts([16, 8, 16, 20, 24], [1, 1, 2, 4, 8], 5, "conv norm relu", norm=False),
+    "imagenet": Facts([64, 268, 280, 304, 316], [2, 4, 8, 16, 32], 5, "conv norm relu", norm=True),
+}
+REGISTERED = ["cifar_resnet8", "cifar_pyramidnet110_a64", "cifar_resnet18", "pyramidnet50_a300"]
 # TorchScript is deprecated in PyTorch; it must keep working as long as it is there
 TORCHSCRIPT_DEPRECATED = r"ignore:`torch.jit.\w+` is deprecated"  # the category differs between torch versions
 
@@ -26,7 +58,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def make(kind: str, **kwargs: object) -> ThreeStageNet:
+def make(kind: str, **kwargs: object) -> StagedNet:
     """A net with weights and statistics that are not the initial ones, in evaluation mode."""
     torch.manual_seed(0)
     net = NETS[kind](**kwargs)
@@ -43,6 +75,10 @@ def images(*shape: int) -> torch.Tensor:
     return torch.randn(*(shape or (2, 3, 32, 32)), generator=torch.Generator().manual_seed(1))
 
 
+def stages(net: StagedNet) -> list[nn.Sequential]:
+    return [net.get_submodule(info["module"]) for info in net.feature_info[1:]]
+
+
 # shapes
 
 
@@ -50,20 +86,21 @@ def images(*shape: int) -> torch.Tensor:
 def test_odd_sizes_are_rounded_up(kind: str, height: int, width: int) -> None:
     net = make(kind)
     features = net.forward_features(images(1, 3, height, width))
-    assert features.shape == (1, net.num_features, -(-height // 4), -(-width // 4))
+    reduction = FACTS[kind].reductions[-1]
+    assert features.shape == (1, net.num_features, -(-height // reduction), -(-width // reduction))
     assert net.forward_head(features).shape == (1, 10)
 
 
 @pytest.mark.parametrize("in_chans", [1, 3])
 def test_in_chans_and_num_classes(kind: str, in_chans: int) -> None:
     net = make(kind, in_chans=in_chans, num_classes=7)
-    assert net.conv1.weight.shape == (16, in_chans, 3, 3)
+    assert net.conv1.in_channels == in_chans
     assert net(images(2, in_chans, 28, 28)).shape == (2, 7)
 
 
 def test_a_batch_of_one_trains(kind: str) -> None:
     net = make(kind).train()
-    net(images(1, 3, 32, 32)).sum().backward()
+    net(images(1, 3, 64, 64)).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
 
 
@@ -153,32 +190,8 @@ def test_drop_rate_acts_on_pooled_features_in_training(kind: str) -> None:
     kept = net.forward_head(features, pre_logits=True)
     dropped = net.train().forward_head(features, pre_logits=True)
     assert torch.allclose(dropped[dropped != 0], 2 * kept[dropped != 0])
-    assert 0.3 < (dropped == 0).float().mean() < 0.7
+    assert 0.3 < (dropped == 0)[kept != 0].float().mean() < 0.7
     assert torch.equal(net.eval()(x), make(kind)(x))
-
-
-# drop path
-
-
-def test_drop_path_rates_grow_linearly() -> None:
-    net = make("basic", drop_path_rate=0.5)
-    rates = [
-        getattr(block.drop_path, "drop_prob", 0.0) for layer in (net.layer1, net.layer2, net.layer3) for block in layer
-    ]
-    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
-    assert not any(isinstance(module, DropPath) for module in make("basic").modules())
-
-
-def test_drop_path_acts_in_training_only(kind: str) -> None:
-    net, x = make(kind, drop_path_rate=0.5), images()
-    assert torch.equal(net(x), make(kind)(x))
-    block = net.layer3[-1].train()
-    block.drop_path.drop_prob = 1.0
-    x = images(2, block.conv1.in_channels, 8, 8)
-    shortcut = block.downsample(x)
-    if kind == "pyramid":
-        shortcut = torch.cat([shortcut, torch.zeros(2, 112 - 96, 4, 4)], dim=1)
-    assert torch.equal(block(x), shortcut if kind == "pyramid" else shortcut.relu())
 
 
 # features
@@ -192,41 +205,47 @@ def test_features_only_gives_stem_and_stages(name: str, feature_cls: str) -> Non
     net = timm.create_model(name, features_only=True, **kwargs).eval()
     torch.manual_seed(0)
     reference = timm.create_model(name).eval()
-    x = images(1, 3, 28, 28)
+    x = images(1, 3, 32, 32)
     maps = net(x)
     maps = list(maps.values()) if isinstance(maps, dict) else maps
     expected = reference.forward_intermediates(x, intermediates_only=True)
-    assert len(maps) == 4
+    assert len(maps) == len(reference.feature_info)
     assert net.feature_info.channels() == [m.shape[1] for m in maps]
-    assert net.feature_info.reduction() == [1, 1, 2, 4] == [28 // m.shape[2] for m in maps]
+    assert net.feature_info.reduction() == [32 // m.shape[2] for m in maps]
     for actual, wanted in zip(maps, expected, strict=True):
         assert torch.allclose(actual, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", REGISTERED)
-@pytest.mark.parametrize(("out_indices", "reductions"), [((1, 3), [1, 4]), ((-1,), [4]), ((0, -2), [1, 2])])
-def test_out_indices(name: str, out_indices: tuple[int, ...], reductions: list[int]) -> None:
-    net = timm.create_model(name, features_only=True, out_indices=out_indices)
-    assert net.feature_info.reduction() == reductions
-    assert [32 // m.shape[2] for m in net(images())] == reductions
+@pytest.mark.parametrize("out_indices", [(1, 3), (-1,), (0, -2)])
+def test_out_indices(name: str, out_indices: tuple[int, ...]) -> None:
+    every = timm.create_model(name, features_only=True, device="meta").feature_info.reduction()
+    net = timm.create_model(name, features_only=True, out_indices=out_indices, device="meta")
+    assert net.feature_info.reduction() == [every[index] for index in out_indices]
+    maps = net(torch.empty(2, 3, 32, 32, device="meta"))
+    assert [32 // m.shape[2] for m in maps] == [every[index] for index in out_indices]
 
 
 def test_intermediates(kind: str) -> None:
     net, x = make(kind), images()
     features, maps = net.forward_intermediates(x)
     assert torch.equal(features, net.forward_features(x))
-    assert [m.shape[1] for m in maps] == [16, *STAGE_CHANNELS[kind]]
-    assert [info["num_chs"] for info in net.feature_info] == [16, *STAGE_CHANNELS[kind]]
-    stem = net.bn1(net.conv1(x))
-    assert torch.equal(maps[0], stem if kind == "pyramid" else stem.relu())
-    for layer, before, after in zip((net.layer1, net.layer2, net.layer3), maps, maps[1:], strict=False):
+    facts = FACTS[kind]
+    assert [m.shape[1] for m in maps] == facts.channels == [info["num_chs"] for info in net.feature_info]
+    assert [32 // m.shape[2] for m in maps] == facts.reductions == [info["reduction"] for info in net.feature_info]
+    stem = net.conv1(x)
+    stem = net.bn1(stem) if "norm" in facts.stem else stem
+    assert torch.equal(maps[0], stem.relu() if "relu" in facts.stem else stem)
+    maps[0] = nn.functional.max_pool2d(maps[0], 3, 2, 1) if facts.reductions[0] == 2 else maps[0]
+    for layer, before, after in zip(stages(net), maps, maps[1:], strict=False):
         assert torch.equal(layer(before), after)
 
 
-@pytest.mark.parametrize(("indices", "kept"), [([0, 2], [0, 2]), ([-1], [3]), (2, [2, 3]), (None, [0, 1, 2, 3])])
-def test_intermediates_by_index(kind: str, indices: list[int] | int | None, kept: list[int]) -> None:
+@pytest.mark.parametrize(("indices", "kept"), [([0, 2], [0, 2]), ([-1], [-1]), (2, [-2, -1]), (None, None)])
+def test_intermediates_by_index(kind: str, indices: list[int] | int | None, kept: list[int] | None) -> None:
     net, x = make(kind), images()
     _, every = net.forward_intermediates(x)
+    kept = list(range(len(every))) if kept is None else kept
     some = net.forward_intermediates(x, indices, intermediates_only=True)
     assert len(some) == len(kept)
     assert all(torch.equal(m, every[i]) for m, i in zip(some, kept, strict=True))
@@ -236,15 +255,15 @@ def test_norm_touches_the_last_map_only(kind: str) -> None:
     net, x = make(kind), images()
     raw = net.forward_intermediates(x, intermediates_only=True)
     normed = net.forward_intermediates(x, norm=True, intermediates_only=True)
-    assert all(torch.equal(a, b) for a, b in zip(raw[:3], normed[:3], strict=True))
-    assert torch.equal(normed[3], net.forward_features(x))
-    assert torch.equal(raw[3], normed[3]) == (kind != "pyramid")
+    assert all(torch.equal(a, b) for a, b in zip(raw[:-1], normed[:-1], strict=True))
+    assert torch.equal(normed[-1], net.forward_features(x))
+    assert torch.equal(raw[-1], normed[-1]) != FACTS[kind].norm
 
 
 def test_stop_early_leaves_the_rest_out(kind: str) -> None:
     net, x = make(kind), images()
     expected = net.forward_intermediates(x, [1], intermediates_only=True)[0]
-    net.layer2 = net.layer3 = None  # calling it would raise
+    net.layer2 = net.layer3 = net.layer4 = None  # calling it would raise
     last, maps = net.forward_intermediates(x, [1], stop_early=True)
     assert torch.equal(last, expected)
     assert torch.equal(maps[0], expected)
@@ -258,9 +277,9 @@ def test_unknown_output_format_is_an_error(kind: str) -> None:
 @pytest.mark.parametrize("prune_head", [True, False])  # a head sized for the last map cannot stay either way
 def test_prune_intermediate_layers(kind: str, prune_head: bool) -> None:
     net, x = make(kind), images()
-    stem, _, stage2, _ = net.forward_intermediates(x, intermediates_only=True)
-    assert net.prune_intermediate_layers([0, -2], prune_head=prune_head) == [0, 2]
-    assert {name.split(".")[0] for name, _ in net.named_parameters()} == {"conv1", "bn1", "layer1", "layer2"}
+    stem, _, stage2, *_ = net.forward_intermediates(x, intermediates_only=True)
+    assert net.prune_intermediate_layers([0, 2], prune_head=prune_head) == [0, 2]
+    assert {name.split(".")[0] for name, _ in net.named_parameters()} - {"bn1"} == {"conv1", "layer1", "layer2"}
     kept = net.forward_intermediates(x, [0, 2], intermediates_only=True)
     assert torch.equal(kept[0], stem)
     assert torch.equal(kept[1], stage2)
@@ -271,10 +290,11 @@ def test_prune_intermediate_layers(kind: str, prune_head: bool) -> None:
 @pytest.mark.parametrize("prune_norm", [True, False])
 def test_prune_nothing_but_the_norm(kind: str, prune_norm: bool) -> None:
     net, x = make(kind), images()
-    raw = net.forward_intermediates(x, [3], intermediates_only=True)[0]
+    raw = net.forward_intermediates(x, 1, intermediates_only=True)[0]
     expected = raw if prune_norm else net.forward_features(x)
     fc = net.fc
-    assert net.prune_intermediate_layers(1, prune_norm=prune_norm, prune_head=False) == [3]
+    last = len(net.feature_info) - 1
+    assert net.prune_intermediate_layers(1, prune_norm=prune_norm, prune_head=False) == [last]
     assert torch.equal(net.forward_features(x), expected)
     assert net.fc is fc
 
@@ -286,14 +306,14 @@ def test_prune_nothing_but_the_norm(kind: str, prune_norm: bool) -> None:
 def test_group_matcher_orders_parameters_by_depth(kind: str, coarse: bool) -> None:
     net = make(kind)
     groups = group_parameters(net, net.group_matcher(coarse=coarse), reverse=True)
-    num_blocks = 3 if coarse or kind != "basic" else 6
+    num_blocks = len(stages(net)) if coarse else FACTS[kind].blocks
     assert groups.keys() == dict(net.named_parameters()).keys()
     assert set(groups.values()) == set(range(num_blocks + 2))
-    assert groups["conv1.weight"] == groups["bn1.weight"] == 0
+    assert groups["conv1.weight"] == groups.get("bn1.weight", 0) == 0
     assert groups["layer1.0.bn1.weight"] == 1
-    assert groups["layer3.0.conv1.weight"] == (5 if num_blocks == 6 else 3)
+    assert groups[f"layer{len(stages(net))}.0.conv1.weight"] == num_blocks - (kind == "basic" and not coarse)
     assert groups["fc.weight"] == groups["fc.bias"] == num_blocks + 1
-    if kind == "pyramid":
+    if FACTS[kind].norm:
         assert groups["bn_final.weight"] == num_blocks
 
 
@@ -323,13 +343,14 @@ def test_checkpointing_reaches_forward_intermediates(kind: str) -> None:
 
 
 @pytest.mark.filterwarnings(TORCHSCRIPT_DEPRECATED)
-def test_torchscript(kind: str) -> None:
-    net = make(kind, drop_path_rate=0.2, drop_rate=0.1)
+@pytest.mark.parametrize("extra", [{"drop_path_rate": 0.2}, {"shakedrop_prob": 0.5, "drop_block_rate": 0.1}])
+def test_torchscript(kind: str, extra: dict[str, float]) -> None:
+    net = make(kind, **extra, drop_rate=0.1)
     assert torch.allclose(torch.jit.script(net)(images()), net(images()), atol=1e-5)
 
 
 def test_fx_feature_extractor(kind: str) -> None:
-    net, x = make(kind), images()
+    net, x = make(kind, drop_block_rate=0.1, shakedrop_prob=0.5), images()
     extracted = create_feature_extractor(net, {"act1": "stem", "layer2": "middle", "fc": "logits"})(x)
     _, maps = net.forward_intermediates(x)
     for actual, expected in zip(extracted.values(), (maps[0], maps[2], net(x)), strict=True):
@@ -339,6 +360,30 @@ def test_fx_feature_extractor(kind: str) -> None:
 def test_compiles_without_graph_break(kind: str) -> None:
     net = make(kind)
     assert torch.allclose(torch.compile(net, backend="eager", fullgraph=True)(images()), net(images()), atol=1e-5)
+
+
+@pytest.mark.parametrize("extra", [{"drop_path_rate": 0.2}, {"shakedrop_prob": 0.5, "drop_block_rate": 0.1}])
+def test_regularizers_compile_without_graph_break(kind: str, extra: dict[str, float]) -> None:
+    net = make(kind, **extra).train()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.manual_seed(0)
+    logits = compiled(images())
+    logits.sum().backward()
+    torch.manual_seed(0)
+    assert torch.allclose(logits, net(images()), atol=1e-4)
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_onnx(kind: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+    pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
+    net, file = make(kind, shakedrop_prob=0.5, drop_block_rate=0.1), tmp_path / "net.onnx"
+    batch = {0: torch.export.Dim("batch")}
+    torch.onnx.export(net, (images(),), file, dynamo=True, verbose=False, dynamic_shapes=(batch,))
+    session = onnxruntime.InferenceSession(file)
+    x = images(3, 3, 32, 32)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert torch.allclose(torch.from_numpy(logits), net(x), atol=1e-4)
 
 
 def test_channels_last_stays_so_and_gives_the_same(kind: str) -> None:
@@ -369,18 +414,26 @@ def test_autocast_trains(kind: str) -> None:
 # configuration
 
 
-def test_cifar_cfg_takes_overrides() -> None:
-    cfg = cifar_cfg(num_classes=100, paper_ids="arXiv:1")
+def test_architecture_cfg_takes_overrides() -> None:
+    cfg = architecture_cfg("cifar100", pool_size=4, crop_pct=0.9, paper_ids="arXiv:1")
     assert (cfg["num_classes"], cfg["paper_ids"], cfg["input_size"]) == (100, "arXiv:1", (3, 32, 32))
+    assert (cfg["pool_size"], cfg["crop_pct"]) == ((4, 4), 0.9)
+
+
+@pytest.mark.parametrize(("depth", "bottleneck", "blocks"), [(8, False, 1), (110, False, 18), (110, True, 12)])
+def test_blocks_per_stage(depth: int, bottleneck: bool, blocks: int) -> None:
+    assert blocks_per_stage(depth, bottleneck) == blocks
+    with pytest.raises(ValueError, match=f"n \\+ 2 .*, got {depth + 1}"):
+        blocks_per_stage(depth + 1, bottleneck)
 
 
 def test_blocks_may_be_anything_with_the_same_signature() -> None:
-    def block(in_chs: int, out_chs: int, stride: int, drop_path: float, device: None, dtype: None) -> nn.Module:
+    def block(in_chs: int, out_chs: int, stride: int, device: None, dtype: None) -> nn.Module:
         return nn.Conv2d(in_chs, out_chs, 1, stride=stride, device=device, dtype=dtype)
 
-    net = ThreeStageNet(block, [[8], [12, 20], [24]], preact=False)
+    net = StagedNet(block, [[8], [12, 20], [24]], stem_width=5)
     maps = net.forward_intermediates(images(), intermediates_only=True)
-    assert [tuple(m.shape[1:]) for m in maps] == [(16, 32, 32), (8, 32, 32), (20, 16, 16), (24, 8, 8)]
+    assert [tuple(m.shape[1:]) for m in maps] == [(5, 32, 32), (8, 32, 32), (20, 16, 16), (24, 8, 8)]
 
 
 def test_a_classifier_without_pooling_is_refused() -> None:
