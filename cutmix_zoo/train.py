@@ -21,7 +21,7 @@ from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.pictures import draw_curves
 from cutmix_zoo.training.checkpoint import Progress, load_checkpoint, read_progress
 from cutmix_zoo.training.files import write_json
-from cutmix_zoo.training.job import Job, make_job, model_args
+from cutmix_zoo.training.job import Job, make_job
 from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.loop import fit
 from cutmix_zoo.training.overrides import split_overrides
@@ -136,7 +136,7 @@ def _finish(job: Job, folder: RunFolder, progress: Progress) -> None:
             "recipe": recipe_dict(replace(job.recipe, data=replace(data, root=None))),
             "summary": summary,
         },
-        model_args=model_args(job.recipe),
+        model_args=job.recipe.model.args,
     )
     write_json(folder.summary_file, summary)
     folder.write_status("finished")

@@ -18,7 +18,7 @@ from cutmix_zoo.mixing import Chain, CutMix, Cutout, FeatureMix, MixMethod, Mixu
 from cutmix_zoo.train import train
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
-from cutmix_zoo.training.settings import Recipe
+from cutmix_zoo.training.settings import Recipe, RegularizeSettings
 
 
 def weights(folder: Path) -> bytes:
@@ -101,6 +101,14 @@ def test_resuming_at_any_epoch_ends_with_the_same_bits(
     summary = train(recipe, tmp_path / "resumed", resume=str(folder / "checkpoints" / f"epoch-{epoch:04d}"))
     assert weights(tmp_path / "resumed") == weights(folder)
     assert summary["best_top1"] == json.loads((folder / "summary.json").read_text())["best_top1"]
+
+
+def test_regularizers_of_blocks_resume_with_the_same_bits(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    settings = RegularizeSettings(shakedrop_prob=0.5, drop_block_rate=0.2, drop_block_size=4)
+    recipe = replace(tiny_recipe, regularize=settings)
+    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "resumed", resume=str(tmp_path / "whole" / "checkpoints" / "epoch-0002"))
+    assert weights(tmp_path / "resumed") == weights(tmp_path / "whole")
 
 
 def test_a_checkpoint_starts_a_new_folder_and_never_replaces_one(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
@@ -284,6 +292,11 @@ def test_seed_mixing_and_smoothing_do_change_the_weights(finished: tuple[Recipe,
         replace(short, mix=CutMix(prob=1.0, per="sample")),
         replace(short, regularize=replace(short.regularize, label_smoothing=0.1)),
         replace(short, regularize=replace(short.regularize, drop_rate=0.5)),
+        replace(short, regularize=replace(short.regularize, drop_path_rate=0.3)),
+        replace(short, regularize=replace(short.regularize, shakedrop_prob=0.5)),
+        replace(short, regularize=replace(short.regularize, shakedrop_prob=0.5, shakedrop_per="channel")),
+        replace(short, regularize=replace(short.regularize, drop_block_rate=0.2, drop_block_size=4)),
+        replace(short, regularize=replace(short.regularize, drop_block_rate=0.2, drop_block_schedule="constant")),
         replace(short, optimizer=replace(short.optimizer, decay_all=False)),
     ]
     for number, variant in enumerate(variants):

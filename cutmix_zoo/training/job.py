@@ -19,6 +19,8 @@ from cutmix_zoo.data.transforms import to_input
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.keys import Stream, generator_for, isolated_rng
 from cutmix_zoo.mixing import IdentityPlan, MixPlan
+from cutmix_zoo.models.drop_block import set_drop_block_progress
+from cutmix_zoo.models.regularize import regularize_blocks
 from cutmix_zoo.training.launch import sum_over_processes
 from cutmix_zoo.training.mix import check_fills, draw_mix, make_collate, measure_maps
 from cutmix_zoo.training.schedule import make_schedule
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
 
     from cutmix_zoo.mixing.feature import MapSizes
-    from cutmix_zoo.training.settings import Recipe
+    from cutmix_zoo.models.regularize import BlockRegularizers
+    from cutmix_zoo.training.settings import Recipe, RegularizeSettings
 
 CLEAN_IMAGES = 1000
 """How many training images ``clean_train_top1`` is measured on."""
@@ -94,6 +97,13 @@ class Job:
     def images_per_epoch(self) -> int:
         """Training images an epoch, over all processes."""
         return self.updates_per_epoch * self.recipe.data.batch_size
+
+    def set_update(self, update: int) -> None:
+        """Bring what is scheduled to where an update, counted from 0, finds it: learning rate and DropBlock."""
+        self.schedule.step_update(update)
+        settings = self.recipe.regularize
+        if settings.drop_block_rate and settings.drop_block_schedule == "linear":
+            set_drop_block_progress(self.network, update / (self.updates_per_epoch * self.recipe.schedule.epochs))
 
     @property
     def lr(self) -> float:
@@ -202,27 +212,32 @@ def make_network(recipe: Recipe) -> nn.Module:
     Raises:
         UserError: if the model does not take the recipe's arguments, or its weights cannot be had.
     """
-    arguments = model_args(recipe)
+    arguments, others = _regularizer_args(recipe.regularize)
+    arguments.update(recipe.model.args)
     try:
         with isolated_rng(recipe.seed, Stream.INIT):
-            return timm.create_model(
+            network = timm.create_model(
                 recipe.model.name,
                 pretrained=recipe.model.pretrained,
                 in_chans=recipe.model.in_chans,
                 num_classes=recipe.model.num_classes,
                 **arguments,
             )
+        regularize_blocks(network, others)
+        return network
     except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"cannot make model {recipe.model.name!r} with {arguments or 'no arguments'}: {one_line(error)}"
         ) from error
 
 
-def model_args(recipe: Recipe) -> dict[str, Any]:
-    """Gather the arguments of the model's constructor beside its channels and classes."""
-    rates = {"drop_rate": recipe.regularize.drop_rate, "drop_path_rate": recipe.regularize.drop_path_rate}
+def _regularizer_args(settings: RegularizeSettings) -> tuple[dict[str, Any], BlockRegularizers]:
+    """Part the regularizers that timm's models take as arguments from those that are put into their blocks."""
+    rates = {"drop_rate": settings.drop_rate}
+    if settings.drop_path_rule == "linear":
+        rates["drop_path_rate"], settings = settings.drop_path_rate, replace(settings, drop_path_rate=0.0)
     # a rate of 0 is not passed on: not every model has one
-    return {**{key: rate for key, rate in rates.items() if rate}, **recipe.model.args}
+    return {key: rate for key, rate in rates.items() if rate}, settings
 
 
 def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:

@@ -77,7 +77,7 @@ def train_epoch(job: Job, epoch: int, bar: tqdm) -> dict[str, float]:
     count, sums = 0, torch.zeros(2, dtype=torch.float64, device=job.accelerator.device)
     for step, batch in enumerate(job.train_loader.epoch(epoch)):
         update = epoch * job.updates_per_epoch + step
-        job.schedule.step_update(update)
+        job.set_update(update)
         images, targets, plan = job.mixed(batch, epoch, step)
         # dropout and drop path draw from the global generators: derive those too, so that nothing need be saved
         torch.manual_seed(seed_for(job.recipe.seed, Stream.MODEL, update, job.accelerator.process_index))

@@ -13,6 +13,7 @@ from cutmix_zoo.checks import require, require_count, require_positive
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import did_you_mean
 from cutmix_zoo.mixing import MixMethod, needs_network
+from cutmix_zoo.models.regularize import BlockRegularizers
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,17 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class RegularizeSettings:
-    """Regularizers beside mixing.
+class RegularizeSettings(BlockRegularizers):
+    """Regularizers beside mixing: those of residual blocks, and the following.
+
+    With ``drop_path_rule: linear``, stochastic depth is whatever the model makes of timm's ``drop_path_rate``, so every
+    model of timm that takes it will do.
 
     Args:
         label_smoothing: share of every target that is spread evenly over all classes, in [0, 1).
         drop_rate: dropout before the classifier, in [0, 1).
-        drop_path_rate: stochastic depth, as the model defines it, in [0, 1).
+        drop_block_schedule: ``linear``: the rate of DropBlock rises from 0 at the first update to
+            ``drop_block_rate`` at the end of the run; ``constant``: it is ``drop_block_rate`` throughout.
 
     Raises:
         ValueError: if a rate is out of range.
@@ -60,10 +65,11 @@ class RegularizeSettings:
 
     label_smoothing: float = 0.0
     drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
+    drop_block_schedule: Literal["linear", "constant"] = "linear"
 
     def __post_init__(self) -> None:
-        for key in ("label_smoothing", "drop_rate", "drop_path_rate"):
+        super().__post_init__()
+        for key in ("label_smoothing", "drop_rate"):
             value = getattr(self, key)
             require(0 <= value < 1, f"{key} must be at least 0 and below 1, got {value}")
 

@@ -1,0 +1,79 @@
+"""What a recipe's regularizers become in its network, and what is scheduled."""
+
+from dataclasses import replace
+
+import pytest
+import timm
+from timm.layers import DropPath
+
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.models.drop_block import DropBlock2d
+from cutmix_zoo.models.regularize import residual_blocks
+from cutmix_zoo.models.shakedrop import ShakeDrop
+from cutmix_zoo.training.job import make_job, make_network
+from cutmix_zoo.training.launch import make_accelerator
+from cutmix_zoo.training.settings import ModelSettings, Recipe, RegularizeSettings
+
+
+def regularized(recipe: Recipe, name: str = "cifar_resnet14", **regularizers: object) -> Recipe:
+    model = ModelSettings(name, in_chans=1, num_classes=10)
+    return replace(recipe, model=model, regularize=RegularizeSettings(**regularizers))
+
+
+def layers(recipe: Recipe, slot: str) -> list[object]:
+    return [getattr(block, slot) for block in residual_blocks(make_network(recipe)).values()]
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet14", "resnet26"])
+def test_regularizers_are_put_into_our_blocks_and_timms(tiny_recipe: Recipe, name: str) -> None:
+    shaken = regularized(tiny_recipe, name, shakedrop_prob=0.5, shakedrop_per="channel", shakedrop_gate="sample")
+    assert all(isinstance(layer, ShakeDrop) for layer in layers(shaken, "drop_path"))
+    assert {(layer.per, layer.gate) for layer in layers(shaken, "drop_path")} == {("channel", "sample")}
+    blocky = regularized(tiny_recipe, name, drop_block_rate=0.1, drop_block_size=4)
+    found = [layer for layer in layers(blocky, "drop_block") if isinstance(layer, DropBlock2d)]
+    assert {(layer.drop_prob, layer.block_size) for layer in found} == {(0.1, 4)}
+    uniform = regularized(tiny_recipe, name, drop_path_rate=0.25, drop_path_rule="uniform")
+    assert {layer.drop_prob for layer in layers(uniform, "drop_path")} == {0.25}
+    linear = regularized(tiny_recipe, name, drop_path_rate=0.25)
+    last = layers(linear, "drop_path")[-1]
+    assert isinstance(last, DropPath)
+    assert last.drop_prob == 0.25
+
+
+def test_any_model_takes_linear_stochastic_depth_and_dropout_as_timm_has_them(tiny_recipe: Recipe) -> None:
+    recipe = regularized(tiny_recipe, "convnext_atto", drop_path_rate=0.1, drop_rate=0.2)
+    network = make_network(recipe)
+    rates = [module.drop_prob for module in network.modules() if isinstance(module, DropPath)]
+    assert max(rates) == pytest.approx(0.1)
+    assert network.head.drop.p == 0.2
+
+
+def test_a_model_without_such_blocks_is_refused(tiny_recipe: Recipe) -> None:
+    for regularizers in ({"drop_block_rate": 0.1}, {"drop_path_rate": 0.1, "drop_path_rule": "uniform"}):
+        key = next(iter(regularizers))
+        with pytest.raises(UserError, match=f"cannot make model 'vit_tiny.*{key}: VisionTransformer has no residual"):
+            make_network(regularized(tiny_recipe, "vit_tiny_patch16_224", **regularizers))
+
+
+def test_arguments_of_the_model_come_last(tiny_recipe: Recipe) -> None:
+    recipe = regularized(tiny_recipe, drop_path_rate=0.25)
+    recipe = replace(recipe, model=replace(recipe.model, args={"drop_path_rate": 0.5}))
+    assert layers(recipe, "drop_path")[-1].drop_prob == 0.5
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+def test_drop_block_is_scheduled_over_the_updates_of_the_run(tiny_recipe: Recipe, schedule: str) -> None:
+    settings = {"drop_block_rate": 0.1, "drop_block_size": 2, "drop_block_schedule": schedule}
+    job = make_job(regularized(tiny_recipe, **settings), make_accelerator())
+    progress = [module.progress for module in job.network.modules() if isinstance(module, DropBlock2d)]
+    total = job.updates_per_epoch * job.recipe.schedule.epochs
+    for update in (0, total // 3, total):
+        job.set_update(update)
+        expected = update / total if schedule == "linear" else 1.0
+        assert [value.item() for value in progress] == pytest.approx([expected] * len(progress))
+
+
+def test_nothing_of_the_regularizers_is_a_weight(tiny_recipe: Recipe) -> None:
+    plain = timm.create_model("cifar_resnet14", in_chans=1)
+    recipe = regularized(tiny_recipe, shakedrop_prob=0.5, drop_block_rate=0.1)
+    assert make_network(recipe).state_dict().keys() == plain.state_dict().keys()
