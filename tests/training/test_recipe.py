@@ -1,6 +1,7 @@
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from cutmix_zoo.mixing import (
     Cutout,
     FeatureMix,
     IdentityPlan,
+    MixMethod,
     Mixup,
     OneOf,
     Scheduled,
@@ -33,7 +35,7 @@ from cutmix_zoo.training.recipe import (
     recipe_keys,
     shipped_recipes,
 )
-from cutmix_zoo.training.settings import Recipe
+from cutmix_zoo.training.settings import Recipe, RegularizeSettings
 
 MINIMAL = """\
 version: 1
@@ -323,43 +325,149 @@ CIFAR = {
     "cutmix_complete_label": replace(LIKE_AUTHORS, label="complete"),
     "cutmix_scheduled": Scheduled(replace(LIKE_AUTHORS, prob=1.0), start=0.0, end=1.0),
     "cutout": CUTOUT,
-    "cutout_smoothing": CUTOUT,
-    "smoothing": None,
     "mixup": MIXUP,
     "mixup_alpha0_5": replace(MIXUP, alpha=0.5),
     "manifold_mixup": FeatureMix(MIXUP, (0, 2, 3)),
     "cutout_mixup": Chain([CUTOUT, MIXUP]),
     "cutout_manifold_mixup": Chain([CUTOUT, FeatureMix(MIXUP, (0, 2, 3))]),
 }
-"""The rows of Tables 5 and 8 and the points of Figure 3."""
+"""The rows of Tables 5 and 8 that mix, and the points of Figure 3."""
 
 IMAGENET = {
+    "baseline": None,
     "cutmix": CutMix(prob=1.0, **AUTHORS),
     "mixup": MIXUP,
     "cutout": Cutout(112, fill=(124.0, 116.0, 104.0)),
     "manifold_mixup": FeatureMix(MIXUP, (0, 2, 3)),
     "feature_cutmix": FeatureMix(CutMix(prob=1.0, **AUTHORS), (0, 2, 3)),
 }
-"""The rows of Table 3."""
+"""The rows of Table 3 that mix; Table 4 has some of them."""
 
-PAPER = {f"cifar100_pyramidnet200_{kind}": mix for kind, mix in CIFAR.items()} | {
-    f"imagenet_resnet50_{kind}": mix for kind, mix in IMAGENET.items()
+REGULARIZED = {
+    "smoothing": RegularizeSettings(label_smoothing=0.1),
+    "stochastic_depth": RegularizeSettings(drop_path_rate=0.25),
+    "dropblock": RegularizeSettings(drop_block_rate=0.1, drop_block_size=4),
+    "dropblock_smoothing": RegularizeSettings(drop_block_rate=0.1, drop_block_size=4, label_smoothing=0.1),
+    "shakedrop": RegularizeSettings(shakedrop_prob=0.5, shakedrop_per="sample", shakedrop_gate="batch"),
 }
+"""What Table 5 sets against mixing, or puts beside it; DropBlock on ImageNet has blocks of 7."""
+
+
+class Row(NamedTuple):
+    """What distinguishes a recipe of the paper from the baseline on its dataset."""
+
+    model: str
+    mix: MixMethod | None
+    regularize: RegularizeSettings = RegularizeSettings()
+    data: str = "torch/cifar100"
+    lr: float = 0.25
+    epochs: int = 300
+
+
+PYRAMID = "cifar_pyramidnet200_a240"
+PAPER = {f"cifar100_pyramidnet200_{kind}": Row(PYRAMID, mix) for kind, mix in CIFAR.items()}
+PAPER["cifar100_pyramidnet200_cutout_smoothing"] = Row(PYRAMID, CUTOUT, REGULARIZED["smoothing"])
+PAPER |= {f"cifar100_pyramidnet200_{kind}": Row(PYRAMID, None, settings) for kind, settings in REGULARIZED.items()}
+PAPER["cifar100_pyramidnet200_cutmix_shakedrop"] = Row(PYRAMID, LIKE_AUTHORS, REGULARIZED["shakedrop"])
+for kind, mix in (("baseline", None), ("cutmix", LIKE_AUTHORS)):
+    PAPER[f"cifar100_pyramidnet110_{kind}"] = Row("cifar_pyramidnet110_a64", mix)
+for kind, mix in (("baseline", None), ("cutmix", replace(LIKE_AUTHORS, prob=1.0))):
+    PAPER[f"cifar100_resnet110_{kind}"] = Row("cifar_resnet110_bottleneck", mix, lr=0.1)
+for kind in ("baseline", "cutout", "mixup", "manifold_mixup", "cutmix"):
+    PAPER[f"cifar10_pyramidnet200_{kind}"] = Row(PYRAMID, CIFAR[kind], data="torch/cifar10")
+for network, model, kinds in (
+    ("resnet50", "resnet50", IMAGENET),
+    ("resnet101", "resnet101", ("baseline", "cutout", "mixup", "cutmix")),
+    ("resnet152", "resnet152", ("cutmix",)),
+    ("resnext101", "resnext101_32x4d", ("baseline", "cutmix")),
+):
+    PAPER |= {f"imagenet_{network}_{kind}": Row(model, IMAGENET[kind], data="imagenet", lr=0.1) for kind in kinds}
+DEPTH, BLOCKS = REGULARIZED["stochastic_depth"], replace(REGULARIZED["dropblock"], drop_block_size=7)
+PAPER["imagenet_resnet50_stochastic_depth"] = Row("resnet50", None, DEPTH, data="imagenet", lr=0.1)
+PAPER["imagenet_resnet50_dropblock"] = Row("resnet50", None, BLOCKS, data="imagenet", lr=0.1, epochs=270)
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_recipes_of_the_paper_differ_in_the_method_alone(name: str) -> None:
-    recipe = load_recipe(name)
-    assert recipe.mix == PAPER[name]
-    smoothing = 0.1 if name.endswith("smoothing") else 0.0
-    assert recipe.regularize.label_smoothing == smoothing
-    base = load_recipe("cifar100_pyramidnet200_baseline" if "cifar100" in name else "imagenet_resnet50_cutmix")
-    alike = replace(base, mix=recipe.mix, name=name, regularize=recipe.regularize)
+def test_recipes_of_the_paper_differ_from_their_baseline_in_what_their_row_says(name: str) -> None:
+    recipe, row = load_recipe(name), PAPER[name]
+    assert (recipe.model.name, recipe.mix, recipe.regularize) == (row.model, row.mix, row.regularize)
+    assert (recipe.data.name, recipe.optimizer.lr, recipe.schedule.epochs) == (row.data, row.lr, row.epochs)
+    base = load_recipe("imagenet_resnet50_baseline" if row.data == "imagenet" else "cifar100_pyramidnet200_baseline")
+    alike = replace(
+        base,
+        name=name,
+        model=replace(base.model, name=row.model),
+        mix=row.mix,
+        regularize=row.regularize,
+        data=replace(base.data, name=row.data),
+        optimizer=replace(base.optimizer, lr=row.lr),
+        schedule=replace(base.schedule, epochs=row.epochs),
+    )
     assert recipe_difference(recipe_dict(alike), recipe_dict(recipe)) == []
 
 
 def test_every_recipe_of_the_paper_is_known_here() -> None:
-    assert {name for name in shipped_recipes() if name.startswith(("cifar100", "imagenet"))} == set(PAPER)
+    assert {name for name in shipped_recipes() if name.startswith(("cifar", "imagenet"))} == set(PAPER)
+
+
+ERRORS = {
+    "imagenet_resnet50": {
+        "baseline": "23.68, 7.05",
+        "cutout": "22.93, 6.66",
+        "stochastic_depth": "22.46, 6.27",
+        "mixup": "22.58, 6.40",
+        "manifold_mixup": "22.50, 6.21",
+        "dropblock": "21.87, 5.98",
+        "feature_cutmix": "21.80, 6.06",
+        "cutmix": "21.40, 5.92",
+    },
+    "imagenet_resnet101": {
+        "baseline": "21.87, 6.29",
+        "cutout": "20.72, 5.51",
+        "mixup": "20.52, 5.28",
+        "cutmix": "20.17, 5.24",
+    },
+    "imagenet_resnext101": {"baseline": "21.18, 5.57", "cutmix": "19.47, 5.03"},
+    "cifar100_pyramidnet200": {
+        "baseline": "16.45, 3.69",
+        "stochastic_depth": "15.86, 3.33",
+        "smoothing": "16.73, 3.37",
+        "cutout": "16.53, 3.65",
+        "cutout_smoothing": "15.61, 3.88",
+        "dropblock": "15.73, 3.26",
+        "dropblock_smoothing": "15.16, 3.86",
+        "mixup_alpha0_5": "15.78, 4.04",
+        "mixup": "15.63, 3.99",
+        "manifold_mixup": "16.14, 4.07",
+        "cutout_mixup": "15.46, 3.42",
+        "cutout_manifold_mixup": "15.09, 3.35",
+        "shakedrop": "15.08, 2.72",
+        "cutmix": "14.47, 2.97",
+        "cutmix_shakedrop": "13.81, 2.29",
+        "cutmix_center_gaussian": "15.95, 3.40",
+        "cutmix_fixed_size": "14.97, 3.15",
+        "cutmix_one_hot": "15.89, 3.32",
+        "cutmix_scheduled": "14.72, 3.17",
+        "cutmix_complete_label": "15.17, 3.10",
+    },
+    "cifar100_pyramidnet110": {"baseline": "19.85, 4.66", "cutmix": "17.97, 3.83"},
+    "cifar100_resnet110": {"baseline": "23.14, 5.95", "cutmix": "20.11, 4.43"},
+    "cifar10_pyramidnet200": {
+        "baseline": "3.85",
+        "cutout": "3.10",
+        "mixup": "3.09",
+        "manifold_mixup": "3.15",
+        "cutmix": "2.88",
+    },
+}
+"""Top-1 and top-5 errors of Tables 3 to 8, in their order."""
+
+
+@pytest.mark.parametrize(("network", "kind"), [(network, kind) for network, rows in ERRORS.items() for kind in rows])
+def test_every_row_of_the_tables_has_a_recipe_that_quotes_its_errors(network: str, kind: str) -> None:
+    head = " ".join(find_recipe(f"{network}_{kind}").read_text().partition("version")[0].replace("#", " ").split())
+    top1, _, top5 = ERRORS[network][kind].partition(", ")
+    assert f"Expected {top1} top-1 error{f', {top5} top-5 error' if top5 else ''}: " in head
 
 
 def test_holes_are_filled_with_the_mean_of_the_dataset() -> None:
