@@ -12,6 +12,8 @@ from cutmix_zoo import __version__, evaluate, train
 from cutmix_zoo.bench import mixing
 from cutmix_zoo.data.gallery import draw_every_method
 from cutmix_zoo.errors import UserError, refuse_existing, run_command
+from cutmix_zoo.hub.importer import import_checkpoint
+from cutmix_zoo.hub.listing import FORMATS, format_weights, list_weights
 from cutmix_zoo.training.job import open_splits, resolve
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preview import draw_preview
@@ -92,10 +94,41 @@ def bench(arguments: Sequence[str]) -> None:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
+def import_(arguments: Sequence[str]) -> None:
+    """Import a checkpoint into the local store."""
+    parser = argparse.ArgumentParser(
+        prog="cutmix-zoo import",
+        description="Check a checkpoint of torch and put its weights into the local store "
+        "(CUTMIX_ZOO_HOME; by default cutmix_zoo in the user's cache folder). Nothing in it is executed.",
+        epilog="Afterwards timm.create_model(NAME, pretrained=True) loads them, offline.",
+    )
+    parser.add_argument("path", type=Path, help="a .pth, .pt or .pth.tar file, or a folder or zip that holds one")
+    parser.add_argument(
+        "--as", dest="name", required=True, metavar="NAME", help="a name of cutmix-zoo list, or ARCHITECTURE.TAG"
+    )
+    parser.add_argument("--dataset", help="for a tag of your own: what it was trained on, such as cifar100")
+    options = parser.parse_args(arguments)
+    folder = import_checkpoint(options.path, options.name, options.dataset)
+    _print(f"wrote {folder}\n    timm.create_model({options.name!r}, pretrained=True)")
+
+
+def list_(arguments: Sequence[str]) -> None:
+    """List the weights that are known, and where they are."""
+    parser = argparse.ArgumentParser(
+        prog="cutmix-zoo list", description="List the weights of the zoo and of the local store, and where they are."
+    )
+    parser.add_argument("pattern", nargs="?", default="*", help="which names, such as 'resnet50.*' (default: all)")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="csv and json say more (default: table)")
+    options = parser.parse_args(arguments)
+    _print(format_weights(list_weights(options.pattern), options.format))
+
+
 COMMANDS = {
     "recipes": (recipes, "list the shipped recipes, or copy one"),
     "train": (train.command, "train a recipe"),
     "evaluate": (evaluate.command, "measure a model on a dataset"),
+    "list": (list_, "list the weights that are known, and where they are"),
+    "import": (import_, "import a checkpoint, such as the authors', for timm.create_model"),
     "preview": (preview, "draw the mixed images of a recipe, or of every method"),
     "bench": (bench, "compare our speed with the peers' in one run"),
 }

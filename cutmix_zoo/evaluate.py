@@ -26,6 +26,7 @@ from cutmix_zoo.training.launch import make_accelerator, sum_over_processes
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.training.settings import EvaluateSettings, RuntimeSettings
+from cutmix_zoo.zoo import zoo_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,7 +121,8 @@ def _timm_name(model: str) -> str:
             return f"local-dir:{place}"
     if folder.is_dir():
         raise UserError(f"{model} has no model: neither config.json nor model/config.json; has its run finished?")
-    if timm.is_model(model) and not timm.is_model_pretrained(model):
+    # a row of the zoo table says by itself how to get its weights
+    if timm.is_model(model) and not timm.is_model_pretrained(model) and model not in zoo_table():
         tagged = timm.list_pretrained(f"{model.partition('.')[0]}.*")
         hint = f"with weights there are {', '.join(tagged[:5])}" if tagged else "train one and give its run folder"
         raise UserError(f"no weights are known for {model}; {hint}.")

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _TABLE = Path(__file__).with_name("zoo.json")
 
@@ -16,28 +17,37 @@ class ZooEntry:
 
     Args:
         name: ``architecture.tag``, what ``timm.create_model`` is called with.
-        sha256: of the safetensors file, in hexadecimal.
-        recipe: the shipped recipe that made them.
-        dataset: what they were trained and measured on; a name of the table of known datasets, which has the input
+        method: the regularizers it was trained with, in words; ``none`` for a baseline.
+        dataset: what it was trained and measured on; a name of the table of known datasets, which has the input
             size, mean, standard deviation and label names.
-        top1: accuracy on the validation split of ``dataset``, in percent; ``cutmix-zoo evaluate`` measures it again.
+        recipe: the shipped recipe that made it, or that repeats it.
         license: of the weights.
-        description: one sentence.
+        description: one sentence or two.
         paper: its arXiv number, ``arXiv:NNNN.NNNNN``.
-        interpolation: how images are resized for them.
+        interpolation: how images are resized for it.
         crop_pct: share of the resized image's side that evaluation keeps.
+        sha256: of the safetensors file that ships with the package, in hexadecimal; None where none does.
+        top1: accuracy on the validation split of ``dataset`` that we measured, in percent; ``cutmix-zoo evaluate``
+            measures it again. None where we did not.
+        published_error: top-1 error that others published, in percent.
+        page: where they published it and the weights.
+        row: what the weights are called in the table of that page.
     """
 
     name: str
-    sha256: str
-    recipe: str
+    method: str
     dataset: str
-    top1: float
+    recipe: str
     license: str
     description: str
     paper: str
     interpolation: str
     crop_pct: float
+    sha256: str | None = None
+    top1: float | None = None
+    published_error: float | None = None
+    page: str | None = None
+    row: str | None = None
 
     @property
     def architecture(self) -> str:
@@ -62,4 +72,13 @@ def zoo_table() -> dict[str, ZooEntry]:
         'quickstart'
     """
     table = json.loads(_TABLE.read_text(encoding="utf-8"))
-    return {row["name"]: ZooEntry(**row) for row in table["weights"]}
+    return {row["name"]: _entry(row, table["sources"]) for row in table["weights"]}
+
+
+def _entry(row: dict[str, Any], sources: dict[str, dict[str, Any]]) -> ZooEntry:
+    """Make an entry of a row; what all weights of a source share stands there."""
+    if "source" not in row:
+        return ZooEntry(**row)
+    fields = sources[row["source"]] | {key: value for key, value in row.items() if key not in ("source", "note")}
+    said = f"{row['row']} in the table of its authors' README: {row['published_error']:.2f} % top-1 error."
+    return ZooEntry(**fields, description=" ".join(filter(None, (said, row.get("note")))))

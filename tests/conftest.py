@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
+os.environ["CUTMIX_ZOO_HOME"] = str(Path(__file__).with_name("no_store"))  # what the user has imported does not count
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image
 
 import cutmix_zoo.pictures
 from cutmix_zoo.data.idx import write_idx
+from cutmix_zoo.models import refresh_tags
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.settings import Recipe
 
@@ -46,6 +48,15 @@ def _one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A local store of this test's own, empty."""
+    with monkeypatch.context() as patch:
+        patch.setenv("CUTMIX_ZOO_HOME", str(tmp_path / "store"))
+        yield tmp_path / "store"
+    refresh_tags()
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,5 @@
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,20 +7,71 @@ import pytest
 
 import cutmix_zoo.store
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.store import check_weights, weights_file
+from cutmix_zoo.store import Weights, file_sha256, locate, store_folder, stored_config, stored_names
 from cutmix_zoo.zoo import zoo_table
+
+SHIPPED = "cifar_resnet8.cutmix_fmnist_mini"
+CONFIG = {
+    "architecture": "cifar_resnet8",
+    "num_classes": 10,
+    "pretrained_cfg": {"input_size": [3, 32, 32]},
+    "sha256": hashlib.sha256(b"weights").hexdigest(),
+}
+
+
+def put(store: Path, name: str, text: str | None = None) -> None:
+    (store / name).mkdir(parents=True)
+    (store / name / "config.json").write_text(json.dumps(CONFIG) if text is None else text)
+    (store / name / "model.safetensors").write_bytes(b"weights")
 
 
 def test_missing_and_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = zoo_table()["cifar_resnet8.cutmix_fmnist_mini"]
-    check_weights(entry)
-    content = bytearray(weights_file(entry).read_bytes())
+    weights = locate(SHIPPED, zoo_table()[SHIPPED])
+    assert weights is not None
+    assert weights.where == "package"
+    weights.check()
+    content = bytearray(weights.file.read_bytes())
     monkeypatch.setattr(cutmix_zoo.store, "PACKAGE_WEIGHTS", tmp_path)
-    with pytest.raises(UserError, match=r"are not at .*install cutmix_zoo again"):
-        check_weights(entry)
+    weights = locate(SHIPPED, zoo_table()[SHIPPED])
+    with pytest.raises(UserError, match=r"there are no weights at .*install cutmix_zoo again"):
+        weights.check()
     content[-1] ^= 1
-    weights_file(entry).write_bytes(content)
-    with pytest.raises(UserError, match="is damaged or was replaced"):
-        check_weights(entry)
-    with pytest.raises(UserError, match="expected 00"):
-        check_weights(replace(entry, sha256="00"))
+    weights.file.write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged or was replaced.* install cutmix_zoo again"):
+        weights.check()
+    with pytest.raises(UserError, match=r"expected 00; import the weights again"):
+        replace(weights, sha256="00", where="store").check()
+
+
+def test_the_store_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTMIX_ZOO_HOME", "/mine")
+    assert store_folder() == Path("/mine")
+    monkeypatch.delenv("CUTMIX_ZOO_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert store_folder() == Path("/cache/cutmix_zoo")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert store_folder() == Path("/home/me/.cache/cutmix_zoo")
+
+
+def test_weights_in_the_store_are_found_and_checked(store: Path) -> None:
+    assert stored_names() == []
+    assert locate("cifar_resnet8.mine", None) is None
+    put(store, "cifar_resnet8.mine")
+    put(store, "cifar_resnet8.broken", text="{")
+    assert stored_names() == ["cifar_resnet8.mine"]
+    assert stored_config("cifar_resnet8.mine") == CONFIG
+    weights = locate("cifar_resnet8.mine", None)
+    assert weights == Weights(store / "cifar_resnet8.mine" / "model.safetensors", CONFIG["sha256"], "store")
+    weights.check()
+
+
+def test_the_package_comes_before_the_store(store: Path) -> None:
+    put(store, SHIPPED)
+    assert locate(SHIPPED, zoo_table()[SHIPPED]).where == "package"
+
+
+def test_file_sha256(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    # the example of FIPS 180-2
+    assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -6,10 +6,9 @@ from cutmix_zoo.models.cifar_resnext import CifarResNeXt
 from cutmix_zoo.models.cifar_wideresnet import CifarWideResNet
 from cutmix_zoo.models.export import export_model
 from cutmix_zoo.models.pyramidnet import PyramidNet
-from cutmix_zoo.models.tags import add_tags
-from cutmix_zoo.zoo import zoo_table
+from cutmix_zoo.models.tags import refresh_tags
 
-add_tags(zoo_table().values())
+refresh_tags()
 
 __all__ = [
     "CifarPyramidNet",
@@ -19,4 +18,5 @@ __all__ = [
     "CifarWideResNet",
     "PyramidNet",
     "export_model",
+    "refresh_tags",
 ]

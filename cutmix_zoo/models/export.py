@@ -6,6 +6,7 @@ folder is on the Hub); our architectures need ``import cutmix_zoo`` before it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -41,6 +42,7 @@ def export_model(
 ) -> None:
     """Write a network so that timm loads it with its own input size, preprocessing, labels and provenance.
 
+    ``config.json`` also says the sha256 of the weights, under ``sha256`` at its top.
     The weights are written in float32; those of a network with ShakeDrop are those with which the network without it
     computes the same. Nothing of where timm's weights came from (tag, paper, test size) is
     passed on. Files of an earlier export are replaced, one by one and only once timm has loaded the new ones; other
@@ -69,7 +71,9 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as staging:
         weights = {name: _plain(tensor) for name, tensor in plain_weights(model).items()}
         # not save_file, which makes a file that only its owner may read
-        Path(staging, "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+        content = save(weights, metadata={"format": "pt"})
+        config["sha256"] = hashlib.sha256(content).hexdigest()
+        Path(staging, "model.safetensors").write_bytes(content)
         Path(staging, "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _check_loads(staging)
         for name in ("model.safetensors", "config.json"):

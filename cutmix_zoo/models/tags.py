@@ -1,61 +1,125 @@
-"""Pretrained tags from the zoo table, beside the tags that an architecture has already."""
+"""Pretrained tags from the zoo table and the local store, beside the tags that an architecture has already.
+
+The weights of a tag are looked for when they are asked for, so an import counts at once. One wrapper around an
+architecture's entry point does that for all its tags of ours; those of timm go through it untouched.
+"""
 
 from __future__ import annotations
 
 import functools
 import sys
 import warnings
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from timm.models import PretrainedCfg, model_entrypoint, register_model
+from timm.models import PretrainedCfg, is_model, model_entrypoint, register_model
 
+from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import KNOWN_DATASETS
-from cutmix_zoo.store import check_weights, weights_file
+from cutmix_zoo.store import locate, stored_config, stored_names
+from cutmix_zoo.zoo import zoo_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
+    from pathlib import Path
 
+    from timm.models import DefaultCfg
     from torch import nn
 
     from cutmix_zoo.zoo import ZooEntry
 
+_SOURCES = ("url", "file", "state_dict", "hf_hub_id")
+"""What tells timm where to take weights from."""
 
-def add_tags(entries: Iterable[ZooEntry]) -> None:
-    """Make ``timm.create_model("architecture.tag", pretrained=True)`` load the weights of zoo entries.
+_ours: set[str] = set()
+"""The names, ``architecture.tag``, that were added here."""
 
-    A tag is appended, never first, so what an architecture means without a tag does not change. A tag that
-    is there already is left alone.
+
+def refresh_tags() -> None:
+    """Register every tag of the zoo table and of the local store with timm, as they are now.
+
+    A tag is appended, never first, so what an architecture means without a tag does not change. Where its weights are
+    on this machine, timm lists it as pretrained. A tag of timm's own, and one in the store whose architecture is not
+    registered, is left alone.
+    """
+    rows = zoo_table()
+    for name, entry in rows.items():
+        _add_tag(name, _zoo_config(entry))
+    for name in stored_names():
+        if name not in rows and is_model(name):
+            _add_tag(name, _stored_config(name))
+
+
+def is_foreign_tag(name: str) -> bool:
+    """Say whether ``architecture.tag`` is a tag that somebody else, such as timm, gave the architecture."""
+    architecture, _, tag = name.partition(".")
+    return name not in _ours and tag in _default_cfgs(architecture).cfgs
+
+
+def resolve_weights(name: str) -> Path:
+    """Find the weights of a tag of ours and check them.
 
     Args:
-        entries: rows of the zoo table; their architectures are registered with timm.
+        name: ``architecture.tag``.
+
+    Returns:
+        A safetensors file.
+
+    Raises:
+        UserError: if they are not on this machine, saying how to get them, or are not what they should be.
     """
-    for entry in entries:
-        entrypoint = model_entrypoint(entry.architecture)
-        default = sys.modules[entrypoint.__module__].default_cfgs[entry.architecture]
-        if entry.tag in default.cfgs:
-            continue
-        default.cfgs[entry.tag] = _config(entry, default.cfgs[default.tags[0]])
-        default.tags.append(entry.tag)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Overwriting")
-            register_model(_verified(entrypoint, entry))
+    entry = zoo_table().get(name)
+    weights = locate(name, entry)
+    if weights is not None:
+        weights.check()
+        return weights.file
+    if entry is None:
+        raise UserError(f"the weights of {name} are no longer in the local store; import them again.")
+    raise UserError(
+        f"the weights of {name} are not on this machine. Get the file of the row {entry.row!r} at {entry.page}, "
+        f"then run: cutmix-zoo import FILE --as {name}"
+    )
 
 
-def _config(entry: ZooEntry, architecture: PretrainedCfg) -> PretrainedCfg:
-    """Describe the weights: of the architecture's config only what is about its structure stays."""
+def _default_cfgs(architecture: str) -> DefaultCfg:
+    """Look up the tags of an architecture where timm reads them from."""
+    return sys.modules[model_entrypoint(architecture).__module__].default_cfgs[architecture]
+
+
+def _add_tag(name: str, config: PretrainedCfg) -> None:
+    architecture, _, tag = name.partition(".")
+    default = _default_cfgs(architecture)
+    if default.cfgs.get(tag) == config or is_foreign_tag(name):
+        return
+    if tag not in default.cfgs:
+        default.tags.append(tag)
+    default.cfgs[tag] = config
+    _ours.add(name)
+    entrypoint = model_entrypoint(architecture)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Overwriting")
+        register_model(entrypoint if hasattr(entrypoint, "_finds_weights") else _finding_weights(entrypoint))
+
+
+def _zoo_config(entry: ZooEntry) -> PretrainedCfg:
+    """Describe weights of the zoo table: of the architecture's config only what is about its structure stays."""
+    default = _default_cfgs(entry.architecture)
+    architecture = default.cfgs[default.tags[0]]
     data = KNOWN_DATASETS[entry.dataset]
+    weights = locate(entry.name, entry)
     return PretrainedCfg(
         architecture=entry.architecture,
-        file=str(weights_file(entry)),
+        file=None if weights is None else str(weights.file),
         tag=entry.tag,
         license=entry.license,
         description=entry.description,
+        origin_url=entry.page,
         paper_ids=entry.paper,
         input_size=data.input_size,
         mean=data.mean,
         std=data.std,
         num_classes=data.num_classes,
-        label_names=data.classes,
+        label_names=data.classes or None,
         interpolation=entry.interpolation,
         crop_pct=entry.crop_pct,
         fixed_input_size=architecture.fixed_input_size,
@@ -65,13 +129,38 @@ def _config(entry: ZooEntry, architecture: PretrainedCfg) -> PretrainedCfg:
     )
 
 
-def _verified(entrypoint: Callable[..., nn.Module], entry: ZooEntry) -> Callable[..., nn.Module]:
-    """Let an entry point check the weights of a tag before timm loads them."""
+def _stored_config(name: str) -> PretrainedCfg:
+    """Describe weights of the local store as their ``config.json`` does."""
+    config, weights = stored_config(name), locate(name, None)
+    assert config is not None
+    assert weights is not None
+    valid = {field.name for field in fields(PretrainedCfg)}
+    described = {key: value for key, value in config["pretrained_cfg"].items() if key in valid}
+    # lists of a JSON file are tuples in timm's configs
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in described.items()}
+    place = {"architecture": config["architecture"], "tag": name.partition(".")[2], "file": str(weights.file)}
+    names = config.get("label_names")
+    return PretrainedCfg(**{**values, **place, "label_names": tuple(names) if isinstance(names, list) else None})
+
+
+def _finding_weights(entrypoint: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Let an entry point look for the weights of our tags when it is called."""
 
     @functools.wraps(entrypoint)
     def make(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        if pretrained and kwargs.get("pretrained_cfg") == entry.tag:
-            check_weights(entry)
+        overlay = kwargs.get("pretrained_cfg_overlay") or {}
+        name = f"{entrypoint.__name__}.{_tag(kwargs.get('pretrained_cfg'))}"
+        if pretrained and name in _ours and not any(overlay.get(source) for source in _SOURCES):
+            kwargs["pretrained_cfg_overlay"] = {**overlay, "file": str(resolve_weights(name))}
         return entrypoint(pretrained=pretrained, **kwargs)
 
+    make._finds_weights = True  # type: ignore[attr-defined]
     return make
+
+
+def _tag(pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None) -> str | None:
+    """Return the tag that a caller asks for; None where the caller says itself where the weights are."""
+    if pretrained_cfg is None or isinstance(pretrained_cfg, str):
+        return pretrained_cfg
+    config = pretrained_cfg if isinstance(pretrained_cfg, dict) else vars(pretrained_cfg)
+    return None if config.get("source") else config.get("tag")

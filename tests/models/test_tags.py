@@ -1,3 +1,6 @@
+import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -8,19 +11,18 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-import cutmix_zoo.models.tags
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.models import cifar_resnet
-from cutmix_zoo.models.tags import add_tags
-from cutmix_zoo.store import weights_file
-from cutmix_zoo.zoo import ZooEntry, zoo_table
+from cutmix_zoo.models.tags import is_foreign_tag, refresh_tags, resolve_weights
+from cutmix_zoo.store import Weights
+from cutmix_zoo.zoo import zoo_table
 
 NAME = "cifar_resnet8.cutmix_fmnist_mini"
 
 
 def test_a_tag_loads_its_weights_with_its_own_config() -> None:
     model = timm.create_model(NAME, pretrained=True)
-    weights = load_file(weights_file(zoo_table()[NAME]))
+    weights = load_file(resolve_weights(NAME))
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     config = model.pretrained_cfg
@@ -48,58 +50,154 @@ def test_the_architecture_without_a_tag_stays_what_it_was() -> None:
 
 def test_adding_twice_changes_nothing() -> None:
     before = timm.list_models(include_tags=True), list(cifar_resnet.default_cfgs["cifar_resnet8"].tags)
-    add_tags(zoo_table().values())
-    after = timm.list_models(include_tags=True), list(cifar_resnet.default_cfgs["cifar_resnet8"].tags)
-    assert before == after
+    entrypoint = timm.models.model_entrypoint("cifar_resnet8")
+    refresh_tags()
+    assert (timm.list_models(include_tags=True), list(cifar_resnet.default_cfgs["cifar_resnet8"].tags)) == before
     assert before[0].count(NAME) == 1
+    assert timm.models.model_entrypoint("cifar_resnet8") is entrypoint
 
 
 def test_weights_are_checked_before_they_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[str] = []
 
-    def refuse(entry: ZooEntry) -> None:
-        checked.append(entry.name)
+    def refuse(weights: Weights) -> None:
+        checked.append(weights.file.name)
         raise UserError("damaged")
 
-    monkeypatch.setattr(cutmix_zoo.models.tags, "check_weights", refuse)
+    monkeypatch.setattr(Weights, "check", refuse)
     with pytest.raises(UserError, match="damaged"):
         timm.create_model(NAME, pretrained=True)
-    assert checked == [NAME]
+    with pytest.raises(UserError, match="damaged"):
+        timm.create_model("cifar_resnet8", pretrained=True, pretrained_cfg=timm.get_pretrained_cfg(NAME))
+    assert checked == [f"{NAME}.safetensors"] * 2
     timm.create_model(NAME)  # without weights there is nothing to check
 
 
-def test_a_tag_on_an_architecture_of_timm_takes_nothing_over() -> None:
-    """In a process of its own, because a registration cannot be undone."""
-    code = f"""
-from dataclasses import replace
-import timm, cutmix_zoo.models.tags
-from cutmix_zoo.zoo import ZooEntry, zoo_table
-before = timm.get_pretrained_cfg("resnet18"), timm.list_models("resnet18*", include_tags=True)
-row = zoo_table()["{NAME}"]
-rows = [replace(row, name=f"resnet18.{{tag}}", dataset="imagenet") for tag in ("mine", "other")]
-checked = []
-cutmix_zoo.models.tags.check_weights = lambda entry: checked.append(entry.name)
-cutmix_zoo.models.tags.add_tags(rows)
-assert timm.get_pretrained_cfg("resnet18") == before[0]
-assert set(timm.list_models("resnet18*", include_tags=True)) == {{*before[1], "resnet18.mine", "resnet18.other"}}
-config = timm.get_pretrained_cfg("resnet18.mine")
-assert not any((config.url, config.hf_hub_id, config.test_input_size, config.paper_name))
-assert config.crop_pct == 1.0
-assert (config.first_conv, config.classifier, config.paper_ids) == ("conv1", "fc", "arXiv:1905.04899")
-try:
-    timm.create_model("resnet18.mine", pretrained=True)
-except FileNotFoundError:
-    pass  # there are no such weights
-assert checked == ["resnet18.mine"]
+def test_the_callers_own_weights_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    state = {key: torch.zeros_like(value) for key, value in timm.create_model(NAME, in_chans=1).state_dict().items()}
+    torch.save(state, tmp_path / "mine.pth")
+    for overlay in ({"state_dict": state}, {"file": str(tmp_path / "mine.pth")}):
+        model = timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=overlay)
+        assert not model.conv1.weight.any()
+    kept = timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"description": "mine"})
+    assert kept.pretrained_cfg["description"] == "mine"
+    assert kept.conv1.weight.any()
+
+
+@pytest.mark.parametrize("name", [name for name, entry in zoo_table().items() if entry.sha256 is None])
+def test_a_tag_without_weights_is_listed_and_not_claimed(name: str) -> None:
+    architecture = name.partition(".")[0]
+    assert name in timm.list_models(f"{architecture}.*", include_tags=True)
+    assert not timm.is_model_pretrained(name)
+    assert name not in timm.list_pretrained(f"{architecture}.*")
+    config, entry = timm.get_pretrained_cfg(name), zoo_table()[name]
+    assert not config.has_weights
+    assert (config.license, config.paper_ids, config.origin_url) == ("mit", "arXiv:1905.04899", entry.page)
+    assert f"{entry.published_error:.2f} % top-1 error" in config.description
+    if entry.dataset == "imagenet":
+        assert (config.input_size, config.crop_pct, config.interpolation) == ((3, 224, 224), 0.875, "bilinear")
+        assert (config.test_input_size, config.num_classes) == (None, 1000)
+    else:
+        assert (config.input_size, config.crop_pct, config.num_classes) == ((3, 32, 32), 1.0, 100)
+        assert [round(255 * v, 1) for v in (*config.mean, *config.std)] == [125.3, 123.0, 113.9, 63.0, 62.1, 66.7]
+        assert config.label_names[0] == "apple"
+    with torch.device("meta"), pytest.raises(UserError) as caught:
+        timm.create_model(name, pretrained=True)
+    message = str(caught.value)
+    assert entry.row in message
+    assert f"{entry.page}, then run: cutmix-zoo import FILE --as {name}" in message
+
+
+def test_tags_take_nothing_over(tmp_path: Path) -> None:
+    """Default configs with an empty and a full store; in processes of their own, as a registration cannot be undone."""
+    code = """
+import json, sys, timm
+def state(names):
+    return {name: (repr(timm.get_pretrained_cfg(name)), timm.is_model_pretrained(name)) for name in names}
+names = timm.list_models(include_tags=True) + timm.list_models()
+modules = {name: sorted(timm.list_models(module=name)) for name in timm.list_modules()}
+before, pretrained = state(names), timm.list_pretrained()
+import cutmix_zoo
+assert state(names) == before
+assert set(pretrained) <= set(timm.list_pretrained())
+assert {name: sorted(timm.list_models(module=name)) for name in modules} == modules
+new = [name for name in timm.list_models(include_tags=True) if name not in names]
+ours = state(timm.list_models(["cifar_*", "pyramidnet*"]))
+print(json.dumps([ours, new, sorted(set(timm.list_pretrained()) - set(pretrained))]))
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+
+    def outcome() -> list[object]:
+        done = subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True)
+        return json.loads(done.stdout)
+
+    defaults, new, pretrained = outcome()
+    assert pretrained == [NAME]
+    os.environ["CUTMIX_ZOO_HOME"], before = str(tmp_path / "full"), os.environ["CUTMIX_ZOO_HOME"]
+    try:
+        every = [name for name, entry in zoo_table().items() if entry.sha256 is None]
+        for name in [*every, "resnet18.mine", "cifar_resnet20.mine"]:
+            put_into_store(tmp_path / "full", name)
+        full_defaults, full_new, full_pretrained = outcome()
+    finally:
+        os.environ["CUTMIX_ZOO_HOME"] = before
+    assert full_defaults == defaults
+    assert set(full_new) == {*new, "resnet18.mine", "cifar_resnet20.mine"}
+    assert set(full_pretrained) == {NAME, *every, "resnet18.mine", "cifar_resnet20.mine"}
 
 
-def test_other_models_of_timm_are_untouched(tmp_path: Path) -> None:
-    code = (
-        "import timm; options = dict(include_tags=True, exclude_filters=['cifar_*', 'pyramidnet*']);"
-        "names, modules = timm.list_models(**options), timm.list_modules();"
-        "import cutmix_zoo; assert timm.list_models(**options) == names;"
-        "assert set(modules) <= set(timm.list_modules())"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+def put_into_store(store: Path, name: str, **changes: object) -> None:
+    """Something that looks like an import."""
+    folder = store / name
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    described = {"input_size": [3, 40, 40], "num_classes": 7, "label_names": None, "unknown": 3}
+    config = {"architecture": name.partition(".")[0], "num_classes": 7, "pretrained_cfg": described, "sha256": "00"}
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_tags_of_the_users_own_come_from_the_store(store: Path) -> None:
+    put_into_store(store, "cifar_resnet14.mine", label_names=["a"] * 7)
+    refresh_tags()
+    config = timm.get_pretrained_cfg("cifar_resnet14.mine")
+    assert (config.input_size, config.num_classes, config.label_names) == ((3, 40, 40), 7, ("a",) * 7)
+    assert timm.is_model_pretrained("cifar_resnet14.mine")
+    assert not timm.is_model_pretrained("cifar_resnet14")
+    with pytest.raises(UserError, match=r"is damaged or was replaced: its sha256 is .* import the weights again"):
+        timm.create_model("cifar_resnet14.mine", pretrained=True)
+    shutil.rmtree(store)
+    with pytest.raises(UserError, match=r"cifar_resnet14\.mine are no longer in the local store; import them again"):
+        timm.create_model("cifar_resnet14.mine", pretrained=True)
+
+
+def test_a_store_that_makes_no_sense_breaks_nothing(store: Path) -> None:
+    before = timm.list_models(include_tags=True)
+    (store / "loose file").parent.mkdir()
+    (store / "loose file").write_text("")
+    (store / "cifar_resnet8.empty").mkdir()
+    put_into_store(store, "no_such_net.mine")
+    put_into_store(store, "resnet18.a1_in1k")  # a tag of timm's
+    put_into_store(store, ".import-123")
+    for number, changes in enumerate(
+        [
+            {"pretrained_cfg": 3},
+            {"sha256": None},
+            {"architecture": "resnet50"},
+            {"num_classes": "x"},
+            {"pretrained_cfg": {}},
+        ]
+    ):
+        put_into_store(store, f"cifar_resnet8.bad{number}", **changes)
+    (store / "cifar_resnet8.empty" / "config.json").write_text("{")
+    known = timm.get_pretrained_cfg("resnet18.a1_in1k")
+    refresh_tags()
+    assert timm.list_models(include_tags=True) == before
+    assert timm.get_pretrained_cfg("resnet18.a1_in1k") == known
+    shutil.rmtree(store)
+    store.write_text("a file where the store should be")
+    refresh_tags()
+
+
+def test_foreign_tags() -> None:
+    assert is_foreign_tag("resnet50.a1_in1k")
+    assert not is_foreign_tag("resnet50.cutmix_in1k")
+    assert not is_foreign_tag("resnet50.nobodys")

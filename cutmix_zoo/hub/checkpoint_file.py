@@ -1,0 +1,127 @@
+"""The weights in a checkpoint file, or in what a browser gets for a shared folder; nothing in it is executed."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import tempfile
+import warnings
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cutmix_zoo.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ENDINGS = (".pth", ".pth.tar", ".pt")
+"""How checkpoint files are called."""
+LARGEST = 4 * 2**30
+"""Bytes that a checkpoint may have when it is unpacked; the authors' largest file is below 1 GiB."""
+
+
+@contextmanager
+def checkpoint_file(path: Path) -> Iterator[Path]:
+    """Find the one checkpoint in a file, a folder or a zip archive of a folder.
+
+    Args:
+        path: a checkpoint file, or a folder or a zip archive that holds exactly one.
+
+    Yields:
+        A file; that of an archive is unpacked, and removed again afterwards.
+
+    Raises:
+        UserError: if there is none, or more than one, or the archive is damaged or unpacks to more than 4 GiB.
+    """
+    if path.is_dir():
+        files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
+        yield files[_the_one(list(files), path)]
+    elif path.is_file():
+        if not _is_archive_of_a_folder(path):
+            yield path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            unpacked = Path(folder, "checkpoint")
+            _unpack(path, unpacked)
+            yield unpacked
+    else:
+        raise UserError(f"there is no file or folder {path}")
+
+
+def read_state_dict(file: Path) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint.
+
+    Args:
+        file: what ``torch.save`` wrote: a state dict, or a dictionary that holds one under ``state_dict``. Names may
+            begin with ``module.``, as those of a DataParallel model do.
+
+    Returns:
+        Names to tensors, on the CPU.
+
+    Raises:
+        UserError: if the file is no such checkpoint, is damaged, or holds anything but tensors and plain values.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tensors that are refused later, such as sparse ones
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can make the reader fail in any way
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it is no checkpoint of torch, is damaged, or holds more than tensors and plain values"
+        else:
+            reason = f"it is damaged or no checkpoint of torch ({one_line(error)[:200]})"
+        raise UserError(f"cannot read {file}: {reason}; nothing in it was executed.") from error
+    state: Any = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(key, str) for key in state):
+        raise UserError(f"{file} holds no state dict, but {type(checkpoint).__name__}")
+    other = next((key for key, value in state.items() if not isinstance(value, Tensor)), None)
+    if other is not None:
+        raise UserError(f"{file}: expected a tensor under {other!r}, got {type(state[other]).__name__}")
+    prefix = "module."
+    wrapped = all(key.startswith(prefix) for key in state)
+    return {key.removeprefix(prefix) if wrapped else key: value for key, value in state.items()}
+
+
+def _is_archive_of_a_folder(path: Path) -> bool:
+    """Tell an archive of files from the zip format that torch itself writes."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return not any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UserError(f"{path} is a damaged zip archive: {one_line(error)}") from error
+
+
+def _unpack(path: Path, target: Path) -> None:
+    """Copy the one checkpoint out of an archive, to a place that the archive has no say in."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = _the_one([info.filename for info in archive.infolist() if not info.is_dir()], path)
+            size = archive.getinfo(member).file_size
+            if size > LARGEST:
+                raise UserError(f"{member} in {path} would unpack to {size} bytes; at most {LARGEST} are accepted")
+            # no more than was announced is read: zipfile stops at file_size and checks the sum
+            with archive.open(member) as source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is a damaged zip archive: {one_line(error)}") from error
+
+
+def _the_one(names: list[str], path: Path) -> str:
+    """Choose the only name that is a checkpoint's."""
+    found = sorted(name for name in names if name.endswith(ENDINGS) and not name.startswith("__MACOSX"))
+    if len(found) != 1:
+        listed = f": {', '.join(found[:5])}" if found else ""
+        raise UserError(
+            f"expected one file that ends in {', '.join(ENDINGS)} in {path}, found {len(found)}{listed}"
+            f"{'; give the path of one of them' if found else ''}"
+        )
+    return found[0]

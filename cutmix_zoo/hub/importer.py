@@ -1,0 +1,192 @@
+"""Import of checkpoints into the local store: ``cutmix-zoo import FILE --as NAME.TAG``."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from cutmix_zoo.errors import UserError, did_you_mean, one_line
+from cutmix_zoo.hub.checkpoint_file import checkpoint_file, read_state_dict
+from cutmix_zoo.known import KNOWN_DATASETS, KnownDataset
+from cutmix_zoo.models.export import export_model
+from cutmix_zoo.models.tags import is_foreign_tag, refresh_tags
+from cutmix_zoo.store import file_sha256, store_folder
+from cutmix_zoo.zoo import ZooEntry, zoo_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_COUNTER = "num_batches_tracked"
+"""What BatchNorm counts, and nothing reads in evaluation; older checkpoints lack it."""
+
+
+def import_checkpoint(path: str | Path, name: str, dataset: str | None = None) -> Path:
+    """Read a checkpoint, check all of it, and put it into the local store, where timm finds it under its name.
+
+    An import of the same name is replaced. If anything is wrong, the store stays as it was.
+
+    Args:
+        path: a checkpoint file of torch, or a folder or zip archive that holds one.
+        name: ``architecture.tag``: a row of the zoo table, or a tag of your own for any registered architecture.
+        dataset: for a tag of your own, the known dataset it was trained on, whose mean, standard deviation and label
+            names it gets; None takes the one of its input size and number of classes, else what the architecture
+            has by default, without label names.
+
+    Returns:
+        The folder in the store, with ``config.json`` and ``model.safetensors``.
+
+    Raises:
+        UserError: if the name cannot be used, or the file is not a sound checkpoint of that architecture.
+    """
+    path, entry = Path(path), zoo_table().get(name)
+    _check_name(name, entry, dataset)
+    with checkpoint_file(path) as file:
+        weights = read_state_dict(file)
+        source = {"file": path.name, "sha256": file_sha256(file)}
+    model = _network(name, weights)
+    known = _dataset(model, entry, dataset)
+    with _replacing(store_folder() / name) as folder:
+        try:
+            export_model(
+                model,
+                folder,
+                data_config=_data_config(model, entry, known),
+                label_names=known.classes or None if known else None,
+                provenance={"source": source, **_credit(name, entry, known)},
+            )
+        except ValueError as error:
+            raise UserError(f"cannot import {path} as {name}: {one_line(error)}") from error
+    refresh_tags()
+    return store_folder() / name
+
+
+def _check_name(name: str, entry: ZooEntry | None, dataset: str | None) -> None:
+    architecture, _, tag = name.partition(".")
+    if not re.fullmatch(r"\w+", architecture) or not re.fullmatch(r"\w+", tag):
+        raise UserError(f"expected a name such as resnet50.mine: an architecture, a dot and a tag; got {name!r}")
+    if not timm.is_model(architecture):
+        hint = did_you_mean(architecture, timm.list_models())
+        raise UserError(f"no architecture is called {architecture!r}; {hint}timm.list_models() lists the valid names.")
+    if is_foreign_tag(name):
+        raise UserError(f"{name} is a tag of timm's own; choose another tag.")
+    if entry is not None and entry.sha256 is not None:
+        raise UserError(f"the weights of {name} come with this package; choose another tag.")
+    if dataset is not None and dataset not in KNOWN_DATASETS:
+        hint = did_you_mean(dataset, KNOWN_DATASETS)
+        raise UserError(f"no known dataset is called {dataset!r}; {hint}there are {', '.join(KNOWN_DATASETS)}.")
+    if entry is not None and dataset not in (None, entry.dataset):
+        raise UserError(f"{name} was trained on {entry.dataset}, got dataset {dataset!r}; leave it out.")
+
+
+def _network(name: str, weights: dict[str, Tensor]) -> nn.Module:
+    """Make the network of some weights; on the meta device first, so that a wrong file costs no memory."""
+    architecture = name.partition(".")[0]
+    config = timm.get_pretrained_cfg(architecture)
+    shapes: dict[str, Any] = {}
+    for argument, layer, axis in (("num_classes", config.classifier, 0), ("in_chans", config.first_conv, 1)):
+        weight = weights.get(f"{layer}.weight")
+        if weight is not None and weight.ndim > axis and weight.shape[axis] > 0:
+            shapes[argument] = weight.shape[axis]
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(architecture, **shapes)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"cannot make {architecture} with {shapes}: {one_line(error)}") from error
+    expected = model.state_dict()
+    for key in expected.keys() - weights.keys():
+        if key.endswith(_COUNTER):
+            weights[key] = torch.zeros((), dtype=expected[key].dtype)
+    _check_weights(name, expected, weights)
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
+def _check_weights(name: str, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Check that weights are those of a network: every name, every shape, and only finite numbers."""
+    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or extra:
+        raise UserError(
+            f"these are not the weights of {name}: {len(missing)} are missing{_some(missing)}, and {len(extra)} do not "
+            f"belong to it{_some(extra)}"
+        )
+    for key, weight in weights.items():
+        if weight.shape != expected[key].shape:
+            shapes = f"expected {tuple(expected[key].shape)}, got {tuple(weight.shape)}"
+            raise UserError(f"these are not the weights of {name}: {key} has another shape: {shapes}")
+        if weight.is_floating_point() != expected[key].is_floating_point() or weight.layout != torch.strided:
+            raise UserError(f"{key} of {name}: expected numbers like {expected[key].dtype}, got {weight.dtype}")
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            raise UserError(f"{key} of {name} holds numbers that are not finite; the file is of no use.")
+
+
+def _some(names: list[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+
+
+def _dataset(model: nn.Module, entry: ZooEntry | None, dataset: str | None) -> KnownDataset | None:
+    """Find the constants of what a network was trained on."""
+    num_classes: int = model.num_classes  # type: ignore[assignment]
+    if entry is not None or dataset is not None:
+        known = KNOWN_DATASETS[dataset if entry is None else entry.dataset]  # type: ignore[index]
+        if known.num_classes != num_classes:
+            raise UserError(f"{known.name} has {known.num_classes} classes, but the weights have {num_classes}")
+        return known
+    size = tuple(model.pretrained_cfg["input_size"])  # type: ignore[index]
+    datasets = KNOWN_DATASETS.values()
+    return next((known for known in datasets if (known.input_size, known.num_classes) == (size, num_classes)), None)
+
+
+def _data_config(model: nn.Module, entry: ZooEntry | None, known: KnownDataset | None) -> dict[str, Any]:
+    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    data = known or KnownDataset("", config["input_size"], config["mean"], config["std"], 0, (), "", "")
+    how = {"interpolation": entry.interpolation, "crop_pct": entry.crop_pct} if entry else config
+    return {
+        "input_size": data.input_size,
+        "mean": data.mean,
+        "std": data.std,
+        "interpolation": how["interpolation"],
+        "crop_pct": how["crop_pct"],
+    }
+
+
+def _credit(name: str, entry: ZooEntry | None, known: KnownDataset | None) -> dict[str, Any]:
+    """Say what is known of where weights come from."""
+    tag = name.partition(".")[2]
+    dataset = known.name if known else None
+    if entry is None:
+        return {"tag": tag, "dataset": dataset, "description": "Imported by its user; not a part of the zoo."}
+    credit = {"license": entry.license, "origin_url": entry.page, "paper_ids": entry.paper}
+    facts = {"dataset": dataset, "method": entry.method, "published_error": entry.published_error}
+    return {"tag": tag, "description": entry.description, **credit, **facts}
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside another, and put it in the place of that one if all goes well."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".import-", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder.parent}: {error}; CUTMIX_ZOO_HOME may name another folder") from error
+    try:
+        new, old = staging / "new", staging / "old"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError as error:
+            if old.exists():
+                old.rename(folder)
+            raise UserError(f"cannot write {folder}: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
