@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from contextlib import contextmanager
@@ -34,12 +35,15 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def interleave(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+def interleave(
+    candidates: Mapping[str, Callable[[], object]], repeats: int, seconds: float = math.inf
+) -> dict[str, Timing]:
     """Time every candidate once a round, so that a slow moment of the machine falls on all of them alike.
 
     Args:
         candidates: functions without arguments, by name. A first round of all of them is not counted.
         repeats: number of rounds that count, at least 2.
+        seconds: after this time no further round begins, once 3 have counted.
 
     Returns:
         The timing of each candidate, under its name.
@@ -48,13 +52,17 @@ def interleave(candidates: Mapping[str, Callable[[], object]], repeats: int) -> 
         >>> sorted(interleave({"a": lambda: 1, "b": lambda: 2}, repeats=3))
         ['a', 'b']
     """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repeats + 1):
+    measured: dict[str, list[float]] = {name: [] for name in candidates}
+    spent = 0.0
+    for counted in range(repeats + 1):
         for name, candidate in candidates.items():
             start = time.perf_counter()
             candidate()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: _summarize(measured[1:]) for name, measured in seconds.items()}
+            measured[name].append(time.perf_counter() - start)
+            spent += measured[name][-1]
+        if counted >= 3 and spent >= seconds:
+            break
+    return {name: _summarize(values[1:]) for name, values in measured.items()}
 
 
 def _summarize(seconds: list[float]) -> Timing:

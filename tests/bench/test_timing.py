@@ -19,6 +19,22 @@ def test_milliseconds_and_quartiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert interleave({"a": lambda: None}, repeats=5)["a"] == pytest.approx((3, 2, 4))
 
 
+def test_rounds_end_when_the_time_is_spent_but_three_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    calls: list[str] = []
+
+    def work() -> None:
+        nonlocal now
+        now += 1
+        calls.append("a")
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    for seconds, rounds in ((0, 3), (4, 3), (4.5, 4), (100, 6)):
+        calls.clear()
+        interleave({"a": work}, repeats=6, seconds=seconds)
+        assert len(calls) == 1 + rounds
+
+
 def test_one_thread_is_given_back() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
