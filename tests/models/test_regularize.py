@@ -1,5 +1,7 @@
 """Regularizers in the blocks of our networks and of timm's ResNets."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,56 @@ def test_exports_hold_the_plain_weights(tmp_path: Path) -> None:
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert drop_probs(loaded) == [0.0] * 3
     assert torch.allclose(loaded(images()), net(images()), atol=1e-5)
+
+
+# several processes
+
+RANK = """
+import sys
+import timm, torch
+from torch import distributed, nn
+import cutmix_zoo
+
+rank, store, kwargs = int(sys.argv[1]), sys.argv[2], eval(sys.argv[3])
+torch.set_num_threads(1)
+distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+torch.manual_seed(0)
+net = timm.create_model("cifar_resnet8", **kwargs)
+
+def gradients(model, seed):
+    # the data and the draws are those of a rank
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    torch.manual_seed(seed)
+    net.zero_grad(set_to_none=True)
+    model(x).square().sum().backward()
+    return nn.utils.parameters_to_vector(p.grad for p in net.parameters())
+
+alone = [gradients(net.train(), seed) for seed in (0, 1)]
+together = gradients(nn.parallel.DistributedDataParallel(net), rank)
+torch.testing.assert_close(together, (alone[0] + alone[1]) / 2)
+assert not torch.allclose(alone[0], alone[1])
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"shakedrop_prob": 0.9},
+        {"drop_block_rate": 0.3, "drop_block_size": 3},
+        {"drop_path_rate": 0.5, "drop_path_rule": "uniform"},
+    ],
+)
+def test_two_processes_average_gradients_of_draws_of_their_own(kwargs: dict[str, object], tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RANK]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "store"), repr(kwargs)], stderr=subprocess.PIPE, text=True
+        )
+        for rank in (0, 1)
+    ]
+    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
 
 
 # errors
