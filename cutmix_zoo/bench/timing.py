@@ -6,12 +6,15 @@ import math
 import statistics
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+
+Name = TypeVar("Name")
 
 
 class Timing(NamedTuple):
@@ -36,8 +39,8 @@ def one_thread() -> Iterator[None]:
 
 
 def interleave(
-    candidates: Mapping[str, Callable[[], object]], repeats: int, seconds: float = math.inf
-) -> dict[str, Timing]:
+    candidates: Mapping[Name, Callable[[], object]], repeats: int, seconds: float = math.inf
+) -> dict[Name, Timing]:
     """Time every candidate once a round, so that a slow moment of the machine falls on all of them alike.
 
     Args:
@@ -52,7 +55,7 @@ def interleave(
         >>> sorted(interleave({"a": lambda: 1, "b": lambda: 2}, repeats=3))
         ['a', 'b']
     """
-    measured: dict[str, list[float]] = {name: [] for name in candidates}
+    measured: dict[Name, list[float]] = {name: [] for name in candidates}
     spent = 0.0
     for counted in range(repeats + 1):
         for name, candidate in candidates.items():
