@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+from argparse import ArgumentTypeError
 from numbers import Integral, Real
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def require(condition: bool, message: str) -> None:
@@ -30,6 +35,19 @@ def require_count(name: str, value: int) -> None:
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
     require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def whole_number(lowest: int) -> Callable[[str], int]:
+    """Make a ``type`` for argparse: a whole number of at least ``lowest``."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < lowest:
+            raise ArgumentTypeError(f"must be at least {lowest}, got {value}")
+        return value
+
+    parse.__name__ = "whole number"  # what argparse calls it in its own message
+    return parse
 
 
 def _is_number(value: object) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutmix_zoo import __version__, evaluate, train
-from cutmix_zoo.bench import mixing
+from cutmix_zoo.bench import mixing, models
+from cutmix_zoo.checks import whole_number
 from cutmix_zoo.data.gallery import draw_every_method
 from cutmix_zoo.errors import UserError, refuse_existing, run_command
 from cutmix_zoo.hub.importer import import_checkpoint
@@ -83,13 +84,33 @@ def bench(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="cutmix-zoo bench", description="Compare our speed with the peers' in one run; the ratios are what counts."
     )
-    parser.add_argument("what", choices=["mixing"], help="what to measure")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements to this file")
+    what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    abouts = {"mixing": "collates, plans and loaders", "models": "our networks, eager and compiled"}
+    parts = {name: what.add_parser(name, help=about, description=f"Measure {about}.") for name, about in abouts.items()}
+    for part in parts.values():
+        part.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements to this file")
+    add = parts["models"].add_argument
+    add("--models", nargs="+", default=["*"], metavar="NAME", help="which, such as 'cifar_resnet*' (default: all)")
+    add("--batch-size", type=whole_number(1), default=32, metavar="N", help="images of a batch (default: %(default)s)")
+    add("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
+    add("--no-compile", action="store_true", help="leave out what torch.compile makes: minutes for a deep network")
+    add("--seconds", type=float, default=models.SECONDS, metavar="S", help="of each candidate (default: %(default)g)")
     options = parser.parse_args(arguments)
     if options.json:
         refuse_existing(options.json)
-    result = mixing.bench_mixing()
-    _print(mixing.format_table(result))
+    if options.what == "mixing":
+        result = mixing.bench_mixing()
+        table = mixing.format_table(result)
+    else:
+        result = models.bench_models(
+            options.models,
+            batch_size=options.batch_size,
+            device=options.device,
+            compiled=not options.no_compile,
+            seconds=options.seconds,
+        )
+        table = models.format_table(result)
+    _print(table)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

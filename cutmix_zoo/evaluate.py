@@ -14,6 +14,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from cutmix_zoo.checks import whole_number
 from cutmix_zoo.data.datasets import check_labels, class_names, open_split
 from cutmix_zoo.data.loaders import eval_loader
 from cutmix_zoo.data.settings import DataSettings, input_spec
@@ -29,7 +30,7 @@ from cutmix_zoo.training.settings import EvaluateSettings, RuntimeSettings
 from cutmix_zoo.zoo import zoo_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 SUITES = ("accuracy",)
 """What can be measured."""
@@ -158,17 +159,6 @@ def _check_classes(network: nn.Module, names: Sequence[str] | None, dataset: str
         )
 
 
-def _at_least(lowest: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < lowest:
-            raise argparse.ArgumentTypeError(f"must be at least {lowest}, got {value}")
-        return value
-
-    parse.__name__ = "whole number"  # what argparse calls it in its own message
-    return parse
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command."""
     parser = argparse.ArgumentParser(
@@ -182,8 +172,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="DIR", help="also write the numbers to DIR/<suite>.json")
     parser.add_argument("--root", metavar="DIR", help="the dataset's folder")
     parser.add_argument("--split", metavar="NAME", help="the split (default: the validation split)")
-    parser.add_argument("--batch-size", type=_at_least(1), metavar="N", help="images a forward pass and process")
-    parser.add_argument("--workers", type=_at_least(0), metavar="N", help="loader processes")
+    parser.add_argument("--batch-size", type=whole_number(1), metavar="N", help="images a forward pass and process")
+    parser.add_argument("--workers", type=whole_number(0), metavar="N", help="loader processes")
     return parser
 
 

@@ -1,9 +1,10 @@
+import argparse
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from cutmix_zoo.checks import require_choice, require_count, require_fraction, require_positive
+from cutmix_zoo.checks import require_choice, require_count, require_fraction, require_positive, whole_number
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "1", None, True])
@@ -41,3 +42,13 @@ def test_choice_lists_the_words() -> None:
 )
 def test_good_values_pass(check: Callable[..., None], arguments: tuple[object, ...]) -> None:
     assert check(*arguments) is None
+
+
+def test_whole_numbers_of_a_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=whole_number(1))
+    assert parser.parse_args(["--images", "2"]).images == 2
+    for text, message in (("0", "must be at least 1, got 0"), ("1.5", "invalid whole number value: '1.5'")):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--images", text])
+        assert message in capsys.readouterr().err

@@ -99,17 +99,30 @@ def test_the_gallery_takes_no_overrides(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        (["mixing"], [(), {}]),
+        (["models"], [(["*"],), {"batch_size": 32, "device": None, "compiled": True, "seconds": 10.0}]),
+        (
+            ["models", "--models", "a*", "b", "--batch-size=2", "--device=cpu", "--no-compile", "--seconds=0.5"],
+            [(["a*", "b"],), {"batch_size": 2, "device": "cpu", "compiled": False, "seconds": 0.5}],
+        ),
+    ],
+)
 def test_bench_prints_a_table_and_writes_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    given: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import cutmix_zoo.bench.mixing
-
-    result = {"cases": []}
-    monkeypatch.setattr(cutmix_zoo.bench.mixing, "bench_mixing", lambda: result)
-    monkeypatch.setattr(cutmix_zoo.bench.mixing, "format_table", lambda given: f"table of {given}")
-    command(["bench", "mixing", "--json", str(tmp_path / "b.json")])
-    assert "table of" in capsys.readouterr().out
-    assert json.loads((tmp_path / "b.json").read_text()) == result
+    module = f"cutmix_zoo.bench.{options[0]}"
+    monkeypatch.setattr(f"{module}.bench_{options[0]}", lambda *args, **settings: [args, settings])
+    monkeypatch.setattr(f"{module}.format_table", lambda result: f"table of {result}")
+    command(["bench", *options, "--json", str(tmp_path / "b.json")])
+    assert capsys.readouterr().out == f"table of {given}\n"
+    assert json.loads((tmp_path / "b.json").read_text()) == json.loads(json.dumps(given))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in cutmix_zoo.cli.COMMANDS)])
@@ -187,7 +200,8 @@ def test_no_command_overwrites_a_file(tmp_path: Path) -> None:
     mine = tmp_path / "mine.png"
     mine.write_text("precious")
     gallery = ["preview", "--gallery", "--output"]
-    for arguments in (["preview", "--config", "quickstart", "--output"], gallery, ["bench", "mixing", "--json"]):
+    benches = [["bench", what, "--json"] for what in ("mixing", "models")]
+    for arguments in (["preview", "--config", "quickstart", "--output"], gallery, *benches):
         with pytest.raises(UserError, match="exists and is not overwritten"):
             command([*arguments, str(mine)])
     assert mine.read_text() == "precious"

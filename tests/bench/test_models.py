@@ -6,7 +6,18 @@ import timm
 import torch
 import torch._inductor.config
 
-from cutmix_zoo.bench.models import BASELINES, PASSES, bench_models, format_table, registered_models
+from cutmix_zoo.bench.models import (
+    BASELINES,
+    PASSES,
+    Pass,
+    Task,
+    Variant,
+    _make_step,
+    _variants,
+    bench_models,
+    format_table,
+    registered_models,
+)
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.models import CifarResNet
 
@@ -87,10 +98,9 @@ def test_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = CifarResNet.forward
 
     def spy(self: CifarResNet, x: torch.Tensor) -> torch.Tensor:
-        weight = next(self.parameters())
-        assert weight.grad is None
-        last = torch.channels_last
-        layouts = {tensor.is_contiguous(memory_format=last) for tensor in (x, self.get_parameter("layer1.0.conv1.weight"))}
+        assert all(parameter.grad is None for parameter in self.parameters())
+        tensors = (x, self.get_parameter("layer1.0.conv1.weight"))
+        layouts = {tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors}
         assert len(layouts) == 1
         seen.append((self.training, torch.is_inference_mode_enabled(), tuple(x.shape), layouts.pop()))
         return forward(self, x)
@@ -144,7 +154,7 @@ def test_networks_are_chosen_by_patterns(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_cannot_be_measured_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"no network of this package is called 'cifar_resnet9'; did you mean cifar_res"):
+    with pytest.raises(UserError, match="no network of this package is called 'cifar_resnet9'; did you mean cifar_"):
         bench_models([TINY, "cifar_resnet9"])
     with pytest.raises(UserError, match="'resnet50'"):
         bench_models(["resnet50"])
@@ -155,12 +165,37 @@ def test_what_cannot_be_measured_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         bench_models([TINY], device="cuda")
 
 
-def test_a_gpu_is_waited_for_and_measured_in_both_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device, which computes nothing, in the place of a GPU."""
-    waits: list[None] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(None))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: f"some {place.type}")
+def test_a_gpu_is_measured_in_both_precisions() -> None:
+    found = _variants("cifar_pyramidnet110_a64", torch.device("cuda"), compiled=True)
+    hows = [("naive", "contiguous"), *((how, memory) for how in ("eager", "compiled") for memory in LAYOUTS)]
+    assert found == [(*how, precision) for how in hows for precision in ("float32", "bfloat16")]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("what", PASSES)
+def test_bfloat16_is_that_of_autocast(what: Pass, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple] = []
+    forward = CifarResNet.forward
+
+    def spy(self: CifarResNet, x: torch.Tensor) -> torch.Tensor:
+        logits = forward(self, x)
+        seen.append((next(self.parameters()).dtype, logits.dtype))
+        return logits
+
+    monkeypatch.setattr(CifarResNet, "forward", spy)
+    _make_step(Task(TINY, what, 2, torch.device("cpu")), Variant("eager", "contiguous", precision))()
+    assert seen == [(torch.float32, getattr(torch, precision))]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[int] = []
+    synchronize = torch.cuda.synchronize
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1) or synchronize())
+    result = bench_models([TINY], batch_size=2, compiled=False, seconds=0)
+    assert result["environment"]["device"] == torch.cuda.get_device_name()
+    # two layouts and precisions; a first pass, a round that warms up and three that count
+    assert sum(waits) == len(PASSES) * 2 * 2 * 5
 
 
 @pytest.mark.usefixtures("tiny_baseline")
