@@ -93,11 +93,16 @@ def stored_config(name: str) -> dict[str, Any] | None:
 
 def _makes_sense(config: Any, architecture: str) -> bool:
     """Check what is read of a ``config.json``, which anybody may have changed."""
-    types = {"pretrained_cfg": dict, "sha256": str, "num_classes": int}
+    types = {"pretrained_cfg": dict, "sha256": str}
     if not isinstance(config, dict) or not all(isinstance(config.get(key), kind) for key, kind in types.items()):
         return False
-    size = config["pretrained_cfg"].get("input_size")
-    return config.get("architecture") == architecture and isinstance(size, list) and len(size) == 3
+    size, provenance = config["pretrained_cfg"].get("input_size"), config.get("provenance", {})
+    if not isinstance(size, list) or len(size) != 3 or not all(type(side) is int and side > 0 for side in size):
+        return False
+    if not isinstance(provenance, dict) or not isinstance(provenance.get("dataset"), str | None):
+        return False
+    # not isinstance, as true is an int as well
+    return config.get("architecture") == architecture and type(config.get("num_classes")) is int
 
 
 def locate(name: str, entry: ZooEntry | None) -> Weights | None:

@@ -64,8 +64,10 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         Names to tensors, on the CPU.
 
     Raises:
-        UserError: if the file is no such checkpoint, is damaged, or holds anything but tensors and plain values.
+        UserError: if the file is no such checkpoint, is damaged, is compressed, holds anything but tensors and plain
+            values, or a tensor that is not dense or claims more numbers than the file holds.
     """
+    _refuse_compressed(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tensors that are refused later, such as sparse ones
@@ -79,47 +81,75 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     state: Any = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(key, str) for key in state):
         raise UserError(f"{file} holds no state dict, but {type(checkpoint).__name__}")
-    other = next((key for key, value in state.items() if not isinstance(value, Tensor)), None)
-    if other is not None:
-        raise UserError(f"{file}: expected a tensor under {other!r}, got {type(state[other]).__name__}")
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"{file}: expected a tensor under {shown(key)}, got {type(value).__name__}")
+        if not _is_whole(value):
+            raise UserError(f"{file}: the tensor under {shown(key)} is not dense, or claims more than the file holds")
     prefix = "module."
     wrapped = all(key.startswith(prefix) for key in state)
     return {key.removeprefix(prefix) if wrapped else key: value for key, value in state.items()}
+
+
+def shown(name: str) -> str:
+    """Quote a name that a file gave, so that it fits into one line and does nothing to a terminal."""
+    return ascii(name if len(name) <= 80 else f"{name[:77]}...")
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Say whether all numbers of a tensor are in memory, each in a place of its own."""
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive; a damaged or hostile one can make its reader fail in any way."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} is a damaged zip archive: {one_line(error)}") from error
 
 
 def _is_archive_of_a_folder(path: Path) -> bool:
     """Tell an archive of files from the zip format that torch itself writes."""
     if not zipfile.is_zipfile(path):
         return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return not any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise UserError(f"{path} is a damaged zip archive: {one_line(error)}") from error
+    with _archive(path) as archive:
+        return not any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist())
+
+
+def _refuse_compressed(file: Path) -> None:
+    """Refuse a file in torch's zip format that would take more memory than it has bytes: torch compresses nothing."""
+    if not zipfile.is_zipfile(file):
+        return
+    with _archive(file) as archive:
+        unpacked, size = sum(info.file_size for info in archive.infolist()), file.stat().st_size
+    if unpacked > size:
+        raise UserError(f"cannot read {file}: its {size} bytes would unpack to {unpacked}; torch writes no such files.")
 
 
 def _unpack(path: Path, target: Path) -> None:
     """Copy the one checkpoint out of an archive, to a place that the archive has no say in."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = _the_one([info.filename for info in archive.infolist() if not info.is_dir()], path)
-            size = archive.getinfo(member).file_size
-            if size > LARGEST:
-                raise UserError(f"{member} in {path} would unpack to {size} bytes; at most {LARGEST} are accepted")
-            # no more than was announced is read: zipfile stops at file_size and checks the sum
-            with archive.open(member) as source, target.open("wb") as copy:
-                shutil.copyfileobj(source, copy)
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is a damaged zip archive: {one_line(error)}") from error
+    with _archive(path) as archive:
+        member = _the_one([info.filename for info in archive.infolist() if not info.is_dir()], path)
+        size = archive.getinfo(member).file_size
+        if size > LARGEST:
+            raise UserError(f"{shown(member)} in {path} would unpack to {size} bytes; at most {LARGEST} are accepted")
+        # no more than was announced is read: zipfile stops at file_size and checks the sum
+        with archive.open(member) as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
 
 
 def _the_one(names: list[str], path: Path) -> str:
     """Choose the only name that is a checkpoint's."""
     found = sorted(name for name in names if name.endswith(ENDINGS) and not name.startswith("__MACOSX"))
     if len(found) != 1:
-        listed = f": {', '.join(found[:5])}" if found else ""
+        listed = f": {', '.join(map(shown, found[:5]))}" if found else ""
         raise UserError(
             f"expected one file that ends in {', '.join(ENDINGS)} in {path}, found {len(found)}{listed}"
             f"{'; give the path of one of them' if found else ''}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
-from cutmix_zoo.hub.checkpoint_file import checkpoint_file, read_state_dict
+from cutmix_zoo.hub.checkpoint_file import checkpoint_file, read_state_dict, shown
 from cutmix_zoo.known import KNOWN_DATASETS, KnownDataset
 from cutmix_zoo.models.export import export_model
 from cutmix_zoo.models.tags import is_foreign_tag, refresh_tags
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _COUNTER = "num_batches_tracked"
 """What BatchNorm counts, and nothing reads in evaluation; older checkpoints lack it."""
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""What weights may be stored as; they are written in float32."""
 
 
 def import_checkpoint(path: str | Path, name: str, dataset: str | None = None) -> Path:
@@ -121,14 +123,16 @@ def _check_weights(name: str, expected: Mapping[str, Tensor], weights: Mapping[s
         if weight.shape != expected[key].shape:
             shapes = f"expected {tuple(expected[key].shape)}, got {tuple(weight.shape)}"
             raise UserError(f"these are not the weights of {name}: {key} has another shape: {shapes}")
-        if weight.is_floating_point() != expected[key].is_floating_point() or weight.layout != torch.strided:
+        is_float = expected[key].is_floating_point()
+        if (weight.dtype in _FLOATS) != is_float or weight.is_floating_point() != is_float:
             raise UserError(f"{key} of {name}: expected numbers like {expected[key].dtype}, got {weight.dtype}")
-        if weight.is_floating_point() and not torch.isfinite(weight).all():
+        # as they will be written: a number of float64 may be too large
+        if is_float and not torch.isfinite(weight.float()).all():
             raise UserError(f"{key} of {name} holds numbers that are not finite; the file is of no use.")
 
 
 def _some(names: list[str]) -> str:
-    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+    return f" ({', '.join(map(shown, names[:3]))}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
 def _dataset(model: nn.Module, entry: ZooEntry | None, dataset: str | None) -> KnownDataset | None:
@@ -180,13 +184,14 @@ def _replacing(folder: Path) -> Iterator[Path]:
         new, old = staging / "new", staging / "old"
         new.mkdir()
         yield new
-        if folder.exists():
-            folder.rename(old)
         try:
+            if folder.exists():
+                folder.rename(old)
             new.rename(folder)
         except OSError as error:
-            if old.exists():
-                old.rename(folder)
             raise UserError(f"cannot write {folder}: {error}") from error
+        finally:
+            if new.exists() and old.exists():  # also after Ctrl-C between the two
+                old.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

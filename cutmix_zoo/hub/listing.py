@@ -170,7 +170,7 @@ def _line(row: ListedWeights) -> str:
     if row.measured_error is not None:
         error = f"{row.measured_error:.2f}*"
     method = "your own" if row.own else row.method
-    return f"  {row.name:44} {method:26} {error:>7} {row.license or '-':10} {_HERE[row.where]}"
+    return f"  {row.name:44} {method:26} {error:>7} {row.license or '-'!s:10} {_HERE[row.where]}"
 
 
 def _millions(count: int) -> str:

@@ -130,11 +130,11 @@ def _zoo_config(entry: ZooEntry) -> PretrainedCfg:
 
 
 def _stored_config(name: str) -> PretrainedCfg:
-    """Describe weights of the local store as their ``config.json`` does."""
+    """Describe weights of the local store as their ``config.json`` does, which has no say in where they are."""
     config, weights = stored_config(name), locate(name, None)
     assert config is not None
     assert weights is not None
-    valid = {field.name for field in fields(PretrainedCfg)}
+    valid = {field.name for field in fields(PretrainedCfg)} - {*_SOURCES, "source", "custom_load"}
     described = {key: value for key, value in config["pretrained_cfg"].items() if key in valid}
     # lists of a JSON file are tuples in timm's configs
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in described.items()}

@@ -66,7 +66,6 @@ OFFICIAL: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
     "cifar_pyramidnet110_a64.cutmix_c100": (lambda: official.PyramidNet(110, 64, 100), (32, 32)),
     "cifar_resnet110_bottleneck.cutmix_c100": (lambda: official.ResNet([12] * 3, 100, imagenet=False), (32, 32)),
     "resnet50.feature_cutmix_in1k": (lambda: official.ResNet([3, 4, 6, 3], 1000, imagenet=True), (64, 64)),
-    "resnet101.cutmix_in1k": (lambda: official.ResNet([3, 4, 23, 3], 1000, imagenet=True), (64, 64)),
     "resnext101_32x4d.cutmix_in1k": (
         lambda: official.ResNet([3, 4, 23, 3], 1000, imagenet=True, groups=32, base=4),
         (64, 64),
@@ -225,6 +224,34 @@ def test_names_that_cannot_be_used(name: str, dataset: str | None, message: str,
     refused(small, message, untouched, name, dataset)
 
 
+@pytest.mark.parametrize(("error", "seen"), [(OSError("full"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_a_replacement_that_fails_leaves_the_old_import(
+    error: BaseException,
+    seen: type[BaseException],
+    small: Path,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import_checkpoint(small, SMALL)
+    before, rename = content(store), Path.rename
+
+    def fail(source: Path, target: Path) -> Path:
+        if source.name == "new":
+            raise error
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(seen, match=r"cannot write .*cifar_resnet8\.mine: full" if seen is UserError else None):
+        import_checkpoint(saved(state(), tmp_path / "next.pth"), SMALL)
+    assert content(store) == before
+    assert [folder.name for folder in store.iterdir()] == [SMALL]
+
+
+def test_a_name_too_long_for_a_folder(small: Path, untouched: Path) -> None:
+    refused(small, r"cannot write .*File name too long", untouched, f"cifar_resnet8.{300 * 'a'}")
+
+
 def test_a_store_that_cannot_be_written(small: Path, store: Path) -> None:
     store.write_text("a file")
     with pytest.raises(UserError, match=r"cannot write to .*; CUTMIX_ZOO_HOME may name another folder"):
@@ -263,15 +290,25 @@ def test_truncated_files(share: float, zipped: bool, untouched: Path, tmp_path: 
     refused(file, r"cannot read .*x\.pth: it is|is a damaged zip archive", untouched)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.9])
-def test_damaged_archives(share: float, small: Path, untouched: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (zipfile.ZIP_STORED, "Bad CRC-32"),
+        (zipfile.ZIP_DEFLATED, "Error -3|Bad CRC-32"),
+        (zipfile.ZIP_BZIP2, "Invalid data stream"),
+        (zipfile.ZIP_LZMA, "Corrupt input data"),
+    ],
+)
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_damaged_archives(share: float, kind: int, message: str, small: Path, untouched: Path, tmp_path: Path) -> None:
     path = tmp_path / "download.zip"
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", kind) as archive:
         archive.write(small, "model_best.pth.tar")
     whole = bytearray(path.read_bytes())
-    whole[int(share * len(whole))] ^= 0xFF
+    place = int(share * len(whole))
+    whole[place : place + 20] = 20 * b"\xff"
     path.write_bytes(whole)
-    refused(path, "is a damaged zip archive: Bad CRC-32", untouched)
+    refused(path, f"is a damaged zip archive: ({message})", untouched)
 
 
 def test_an_archive_that_unpacks_to_too_much(
@@ -281,7 +318,19 @@ def test_an_archive_that_unpacks_to_too_much(
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model_best.pth.tar", bytes(5_000_000))
     monkeypatch.setattr(checkpoint_file, "LARGEST", 1_000_000)
-    refused(path, r"model_best\.pth\.tar in .*bomb\.zip would unpack to 5000000 bytes; at most 1000000", untouched)
+    refused(path, r"'model_best\.pth\.tar' in .*bomb\.zip would unpack to 5000000 bytes; at most 1000000", untouched)
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_it_is(untouched: Path, tmp_path: Path) -> None:
+    """The reader of torch would unpack what somebody compressed, and a few bytes would fill the memory."""
+    plain, path = (
+        saved({"state_dict": state(), "bomb": torch.zeros(10**6)}, tmp_path / "plain.pth"),
+        tmp_path / "bomb.pth",
+    )
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for info in source.infolist():
+            target.writestr(info.filename, source.read(info))
+    refused(path, r"cannot read .*bomb\.pth: its \d{6} bytes would unpack to 43\d{5}; torch writes no such", untouched)
 
 
 def test_an_archive_has_no_say_in_where_it_is_unpacked(small: Path, store: Path, tmp_path: Path) -> None:
@@ -320,9 +369,10 @@ def test_an_absurd_size_in_the_old_format_is_refused(untouched: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("fc.bias"), r"are not the weights of .*: 1 are missing \(fc\.bias\), and 0 do not belong"),
-        (lambda s: s.pop("fc.weight"), r"1 are missing \(fc\.weight\)"),
-        (lambda s: s.update(extra=torch.zeros(1)), r"0 are missing, and 1 do not belong to it \(extra\)"),
+        (lambda s: s.pop("fc.bias"), r"are not the weights of .*: 1 are missing \('fc\.bias'\), and 0 do not belong"),
+        (lambda s: s.pop("fc.weight"), r"1 are missing \('fc\.weight'\)"),
+        (lambda s: s.update(extra=torch.zeros(1)), r"0 are missing, and 1 do not belong to it \('extra'\)"),
+        (lambda s: s.update({"a\n\x1b[31m" + 99 * "b": torch.zeros(1)}), r"\('a\\n\\x1b\[31mb{70}\.\.\.'\)$"),
         (lambda s: [s.pop(k) for k in list(s) if "layer2" in k], r"\d+ are missing \(.*, \.\.\.\)"),
         (lambda s: s.update({"conv1.weight": torch.zeros(16, 3, 5, 5)}), r"conv1\.weight has another shape: expected"),
         (lambda s: s.update({"bn1.weight": torch.zeros(17)}), r"expected \(16,\), got \(17,\)"),
@@ -331,7 +381,15 @@ def test_an_absurd_size_in_the_old_format_is_refused(untouched: Path, tmp_path: 
             r"expected numbers like torch.float32",
         ),
         (lambda s: s.update({"bn1.weight": torch.zeros(16, dtype=torch.complex64)}), r"got torch.complex64"),
-        (lambda s: s.update({"bn1.weight": torch.zeros(16).to_sparse()}), r"bn1\.weight of .*: expected numbers like"),
+        (lambda s: s.update({"bn1.weight": torch.zeros(16).to(torch.float8_e5m2)}), r"got torch.float8_e5m2"),
+        (lambda s: s.update({"bn1.weight": torch.zeros(16).to_sparse()}), r"under 'bn1\.weight' is not dense"),
+        (
+            lambda s: s.update({"bn1.weight": torch.zeros(16, device="meta")}),
+            r"'bn1\.weight' is not dense, or claims more",
+        ),
+        # 2**40 classes, of which the file has one number
+        (lambda s: s.update({"fc.weight": torch.zeros(1, 1).expand(2**40, 64)}), r"claims more than the file holds"),
+        (lambda s: s.update({"bn1.weight": torch.full((16,), 1e300, dtype=torch.float64)}), r"are not finite"),
         (lambda s: s["bn1.weight"].fill_(torch.nan), r"bn1\.weight of .* holds numbers that are not finite"),
         (lambda s: s["bn1.running_var"].fill_(torch.inf), r"bn1\.running_var of .* not finite"),
         (lambda s: s.update({"fc.weight": torch.zeros(0, 64), "fc.bias": torch.zeros(0)}), r"another shape"),
@@ -375,7 +433,7 @@ def test_what_holds_no_checkpoint(small: Path, untouched: Path, tmp_path: Path) 
     refused(empty, r"expected one file that ends in \.pth, \.pth\.tar, \.pt in .*empty, found 0$", untouched)
     for name in ("a.pth", "b.pth.tar"):
         (empty / name).write_bytes(small.read_bytes())
-    refused(empty, r"found 2: a\.pth, b\.pth\.tar; give the path of one of them", untouched)
+    refused(empty, r"found 2: 'a\.pth', 'b\.pth\.tar'; give the path of one of them", untouched)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("readme.txt", "text")

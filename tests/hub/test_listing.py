@@ -52,6 +52,16 @@ def test_imported_weights_are_in_the_store_and_own_ones_come_last(store: Path, t
     ]  # fmt: skip
 
 
+def test_a_config_that_somebody_edited_is_listed(store: Path, tmp_path: Path) -> None:
+    put(tmp_path, "cifar_resnet8.edited", 10)
+    file = store / "cifar_resnet8.edited" / "config.json"
+    config = json.loads(file.read_text())
+    config["pretrained_cfg"] |= {"license": ["mit"], "description": 3, "origin_url": {}}
+    file.write_text(json.dumps(config))
+    for how in FORMATS:
+        assert "mit" in format_weights(list_weights("*.edited"), how)
+
+
 def test_patterns() -> None:
     assert {row.name for row in list_weights("resnet*.cutmix_in1k")} == {
         f"{network}.cutmix_in1k" for network in ("resnet50", "resnet101", "resnet152")

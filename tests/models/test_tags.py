@@ -169,6 +169,21 @@ def test_tags_of_the_users_own_come_from_the_store(store: Path) -> None:
         timm.create_model("cifar_resnet14.mine", pretrained=True)
 
 
+def test_a_config_in_the_store_has_no_say_in_where_its_weights_are(store: Path) -> None:
+    described = {
+        "input_size": [3, 32, 32],
+        "source": "hf-hub",
+        "hf_hub_id": "some/one",
+        "url": "x",
+        "custom_load": "hf",
+    }
+    put_into_store(store, "cifar_resnet14.elsewhere", pretrained_cfg=described)
+    refresh_tags()
+    config = timm.get_pretrained_cfg("cifar_resnet14.elsewhere")
+    assert (config.source, config.hf_hub_id, config.url, config.custom_load) == (None, None, None, False)
+    assert config.file == str(store / "cifar_resnet14.elsewhere" / "model.safetensors")
+
+
 def test_a_store_that_makes_no_sense_breaks_nothing(store: Path) -> None:
     before = timm.list_models(include_tags=True)
     (store / "loose file").parent.mkdir()
@@ -183,7 +198,12 @@ def test_a_store_that_makes_no_sense_breaks_nothing(store: Path) -> None:
             {"sha256": None},
             {"architecture": "resnet50"},
             {"num_classes": "x"},
+            {"num_classes": True},
             {"pretrained_cfg": {}},
+            {"pretrained_cfg": {"input_size": ["x", 32, 32]}},
+            {"pretrained_cfg": {"input_size": [0, 32, 32]}},
+            {"provenance": 3},
+            {"provenance": {"dataset": ["cifar10"]}},
         ]
     ):
         put_into_store(store, f"cifar_resnet8.bad{number}", **changes)
