@@ -89,8 +89,8 @@ def bench_models(
 
     The forward pass is that of evaluation, in inference mode; forward and backward is a training step without its
     optimizer: cross-entropy, and gradients that begin at None. All variants of a network take turns in rounds. On a
-    GPU each pass is waited for, and bfloat16 autocast is measured too. Threads and convolution algorithms are
-    torch's default.
+    GPU each pass is waited for, and bfloat16 autocast is measured too. Threads, convolution algorithms and TF32 are as
+    torch has them by default.
 
     Args:
         patterns: names of networks, with ``*`` and ``?``.
@@ -247,8 +247,9 @@ def format_table(result: dict[str, Any]) -> str:
         A table, 100 columns wide, one block a network and pass, one line a row, with medians and quartiles in
         brackets.
     """
+    about = ", ".join(f"{name} {value}" for name, value in result["environment"].items())
     lines = [
-        ", ".join(f"{name} {value}" for name, value in result["environment"].items()),
+        *textwrap.wrap(about, _WIDTH),
         f"{'':36}{'images/s':>32}{'to naive':>14}{'compile [s]':>18}",
     ]
     for title, rows in groupby(result["rows"], _title):
