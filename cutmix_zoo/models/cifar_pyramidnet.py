@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from cutmix_zoo.models.regularize import ResidualBlock
 from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, blocks_per_stage
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class _Shortcut(nn.Module):
         return nn.functional.pad(self.downsample(x), (0, 0, 0, 0, 0, self.extra_chs))
 
 
-class PyramidBasicBlock(nn.Module):
+class PyramidBasicBlock(ResidualBlock):
     """BN, 3x3 (with the stride), BN, ReLU, 3x3, BN beside a shortcut without parameters; nothing follows the sum."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int, **dd: Any) -> None:
@@ -67,7 +68,7 @@ class PyramidBasicBlock(nn.Module):
         return x
 
 
-class PyramidBottleneck(nn.Module):
+class PyramidBottleneck(ResidualBlock):
     """BN, 1x1, BN, ReLU, 3x3 (with the stride), BN, ReLU, 1x1, BN beside a shortcut without parameters.
 
     Nothing follows the sum. The output is four times as wide as what the 3x3 convolution sees.

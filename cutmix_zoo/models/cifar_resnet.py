@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from cutmix_zoo.models.regularize import ResidualBlock
 from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, blocks_per_stage
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Bottleneck", "CifarResNet", "CifarResNet18"]
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions beside a shortcut, ReLU after the sum."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int, **dd: Any) -> None:
@@ -46,7 +47,7 @@ class BasicBlock(nn.Module):
         return self.act2(x)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """1x1, 3x3 (with the stride) and 1x1 convolutions beside a shortcut, ReLU after the sum.
 
     Args:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from cutmix_zoo.models.regularize import ResidualBlock
 from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["CifarWideResNet"]
 
 
-class _PreactBasicBlock(nn.Module):
+class _PreactBasicBlock(ResidualBlock):
     """BN, ReLU, 3x3 (with the stride), BN, ReLU, 3x3 beside a shortcut; nothing follows the sum.
 
     Where the shape changes, the shortcut is a 1x1 convolution of what the first ReLU gives.

@@ -21,8 +21,8 @@ class DropBlock2d(nn.Module):
     """Zero square blocks of each channel in training, and scale what is left up to keep the sum.
 
     Args:
-        drop_prob: share of each map that is dropped, ``1 - keep_prob`` of the paper, in [0, 1]; overlaps make it a
-            little less.
+        drop_prob: share of each map that is dropped, ``1 - keep_prob`` of the paper, in [0, 1]. Blocks overlap, so it
+            is a little less: 0.096 for 0.1, and much less where it is large.
         block_size: side of the blocks; on a smaller map, that of the map.
 
     Raises:

@@ -65,7 +65,9 @@ def export_model(
         ValueError: if the model is not one of timm's, if ``data_config`` lacks a key, has an unknown one or
             disagrees with itself, if ``label_names`` is not as long as the logits, or if timm cannot load the result.
     """
-    config = _config(model, dict(data_config), label_names, dict(provenance), dict(model_args or {}))
+    # ShakeDrop is in the weights already
+    arguments = {key: value for key, value in (model_args or {}).items() if key != "shakedrop_prob"}
+    config = _config(model, dict(data_config), label_names, dict(provenance), arguments)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as staging:

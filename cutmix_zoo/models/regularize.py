@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from timm.layers import DropPath, calculate_drop_path_rates
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
 from cutmix_zoo.checks import require, require_choice, require_count
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
+
+
+class ResidualBlock(nn.Module):
+    """A block of ours: its layers are registered in the order in which they are computed, the two slots among them."""
+
 
 DropPathRule = Literal["linear", "uniform"]
 """How the probability of stochastic depth grows with depth."""
@@ -76,7 +82,8 @@ def regularize_blocks(network: nn.Module, regularizers: BlockRegularizers) -> No
         regularizers: what to put in.
 
     Raises:
-        ValueError: if the blocks of the network have no such slots, or for ShakeDrop a branch ends with attention.
+        ValueError: if the blocks of the network have no such slots, or for ShakeDrop a branch ends with attention or
+            has stochastic depth.
     """
     blocks = residual_blocks(network)
     wanted = [key for key in ("drop_path_rate", "drop_block_rate", "shakedrop_prob") if getattr(regularizers, key)]
@@ -105,6 +112,8 @@ def _put_shakedrop(blocks: Mapping[str, nn.Module], regularizers: BlockRegulariz
     attended = next((name for name, block in blocks.items() if getattr(block, "se", None) is not None), None)
     if attended is not None:
         raise ValueError(f"shakedrop_prob: the branch of {attended} ends with attention, where a norm was expected")
+    if any(isinstance(block.drop_path, DropPath) for block in blocks.values()):
+        raise ValueError("shakedrop_prob: the network has stochastic depth already; make it without drop_path_rate")
     for block, prob in zip(blocks.values(), shakedrop_probs(regularizers.shakedrop_prob, len(blocks)), strict=True):
         layer = ShakeDrop(prob, regularizers.shakedrop_per, regularizers.shakedrop_gate)
         block.drop_path = _like(block, layer)
@@ -126,11 +135,9 @@ def _like(block: nn.Module, layer: nn.Module) -> nn.Module:
 
 def residual_blocks(network: nn.Module) -> dict[str, nn.Module]:
     """Find the blocks that have slots for regularizers, in the order in which they are computed."""
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if hasattr(module, "drop_path") and hasattr(module, "drop_block")
-    }
+    # not every block with such attributes: that of ResNeSt has drop_path in front of its branch
+    kinds = (ResidualBlock, BasicBlock, Bottleneck)
+    return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
 
 
 def plain_weights(network: nn.Module) -> dict[str, Tensor]:

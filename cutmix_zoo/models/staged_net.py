@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -89,6 +90,7 @@ class StagedNet(nn.Module):
             :class:`~cutmix_zoo.models.regularize.BlockRegularizers`.
 
     Raises:
+        TypeError: if there is no such argument.
         ValueError: if a regularizer is out of range.
 
     Source:
@@ -112,6 +114,9 @@ class StagedNet(nn.Module):
         dtype: torch.dtype | None = None,
         **regularizers: Any,
     ) -> None:
+        unknown = regularizers.keys() - {field.name for field in fields(BlockRegularizers)}
+        if unknown:
+            raise TypeError(f"{type(self).__name__} takes no argument called {', '.join(sorted(unknown))}")
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.grad_checkpointing = False

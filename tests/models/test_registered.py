@@ -108,5 +108,5 @@ def test_regularizers_are_arguments_of_the_model(name: str) -> None:
         logits = net.train()(batch(name))
         logits.sum().backward()
         assert all(p.grad is not None for p in net.parameters())
-    with pytest.raises(TypeError, match="drop_blok_rate"):
+    with pytest.raises(TypeError, match="takes no argument called drop_blok_rate"):
         meta(name, drop_blok_rate=0.1)

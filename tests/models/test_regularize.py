@@ -10,6 +10,7 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
+from cutmix_zoo.models import export_model
 from cutmix_zoo.models.drop_block import DropBlock2d
 from cutmix_zoo.models.regularize import BlockRegularizers, plain_weights, regularize_blocks, residual_blocks
 from cutmix_zoo.models.shakedrop import ShakeDrop
@@ -187,12 +188,13 @@ def test_plain_weights_without_shakedrop_are_the_weights() -> None:
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in weights.items())
 
 
-def test_exports_hold_the_plain_weights(tmp_path: Path) -> None:
-    from cutmix_zoo.models import export_model
-
+@pytest.mark.parametrize("model_args", [{}, {"shakedrop_prob": 0.5, "shakedrop_per": "batch"}])
+def test_exports_hold_the_plain_weights(model_args: dict[str, object], tmp_path: Path) -> None:
     net = timm.create_model("cifar_resnet8", shakedrop_prob=0.5).eval()
     data = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bilinear"}
-    export_model(net, tmp_path, data_config={**data, "crop_pct": 1.0}, label_names=None, provenance={})
+    export_model(
+        net, tmp_path, data_config={**data, "crop_pct": 1.0}, label_names=None, provenance={}, model_args=model_args
+    )
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert drop_probs(loaded) == [0.0] * 3
     assert torch.allclose(loaded(images()), net(images()), atol=1e-5)
@@ -279,6 +281,18 @@ def test_a_network_without_such_blocks_is_refused() -> None:
     regularize_blocks(net, BlockRegularizers())  # nothing asked for
     with pytest.raises(ValueError, match="drop_block_rate, shakedrop_prob: VGG has no residual blocks with slots"):
         regularize_blocks(net, BlockRegularizers(drop_block_rate=0.1, shakedrop_prob=0.5))
+
+
+def test_blocks_that_only_look_alike_are_refused() -> None:
+    net = timm.create_model("resnest14d", device="meta")  # its drop_path is in front of the branch
+    with pytest.raises(ValueError, match="shakedrop_prob: ResNet has no residual blocks with slots"):
+        regularize_blocks(net, BlockRegularizers(shakedrop_prob=0.5))
+
+
+def test_shakedrop_beside_stochastic_depth_is_refused() -> None:
+    net = timm.create_model("resnet18", drop_path_rate=0.2, device="meta")
+    with pytest.raises(ValueError, match="has stochastic depth already; make it without drop_path_rate"):
+        regularize_blocks(net, BlockRegularizers(shakedrop_prob=0.5))
 
 
 def test_shakedrop_behind_attention_is_refused() -> None:
