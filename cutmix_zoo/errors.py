@@ -73,10 +73,14 @@ def run_command(command: Callable[[Sequence[str]], None], program: str, argument
         arguments: what follows the program's name; ``None`` takes ``sys.argv``.
 
     Returns:
-        The exit status: 0, 2 after a :class:`UserError`, 130 after Ctrl-C.
+        The exit status: 0, 2 after a :class:`UserError`, 130 after Ctrl-C, 141 if nobody reads on.
     """
     try:
         command(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as by head; nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except UserError as error:
         # all processes of a machine meet the same mistake, unless it is about a sample
         if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, SampleError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 PACKAGE_WEIGHTS = Path(__file__).with_name("weights")
 """The folder of the weights that ship with the package."""
+WEIGHTS_NAME = re.compile(r"(\w+)\.(\w+)")
+"""What weights are called: an architecture, a dot and a tag."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +62,25 @@ def file_sha256(file: Path) -> str:
 
 
 def store_folder() -> Path:
-    """Return the folder of the local store: ``CUTMIX_ZOO_HOME``, or ``cutmix_zoo`` in the user's cache folder."""
-    home = os.environ.get("CUTMIX_ZOO_HOME")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) if home else Path(cache, "cutmix_zoo")
+    """Return the folder of the local store: ``CUTMIX_ZOO_HOME``, or ``cutmix_zoo`` in the user's cache folder.
+
+    Raises:
+        UserError: if neither says where that is.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return Path(os.environ.get("CUTMIX_ZOO_HOME") or Path(cache, "cutmix_zoo")).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{error} Set CUTMIX_ZOO_HOME to the folder for imported weights.") from error
 
 
 def stored_names() -> list[str]:
     """Name the weights in the local store, sorted; folders that hold something else are left out."""
-    folder = store_folder()
     try:
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError:  # there is no store, or none that can be read
+        names = sorted(entry.name for entry in store_folder().iterdir())
+    except (OSError, UserError):  # there is no store, or none that can be read
         return []
-    return [name for name in names if stored_config(name) is not None]
+    return [name for name in names if WEIGHTS_NAME.fullmatch(name) and stored_config(name) is not None]
 
 
 def stored_config(name: str) -> dict[str, Any] | None:
@@ -85,8 +93,9 @@ def stored_config(name: str) -> dict[str, Any] | None:
         Its content, or None where there is none that makes sense.
     """
     try:
-        config = json.loads((store_folder() / name / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        file = store_folder() / name / "config.json"
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (OSError, RecursionError, ValueError):
         return None
     return config if _makes_sense(config, name.partition(".")[0]) else None
 
@@ -101,8 +110,9 @@ def _makes_sense(config: Any, architecture: str) -> bool:
         return False
     if not isinstance(provenance, dict) or not isinstance(provenance.get("dataset"), str | None):
         return False
+    count = config.get("num_classes")
     # not isinstance, as true is an int as well
-    return config.get("architecture") == architecture and type(config.get("num_classes")) is int
+    return config.get("architecture") == architecture and type(count) is int and 0 <= count < 2**31
 
 
 def locate(name: str, entry: ZooEntry | None) -> Weights | None:

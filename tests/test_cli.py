@@ -210,3 +210,9 @@ def test_no_command_overwrites_a_file(tmp_path: Path) -> None:
             command([*arguments, str(tmp_path / "mine")])
         with pytest.raises(UserError, match=r"cannot write .*foo"):
             command([*arguments, str(tmp_path / "p.foo")])
+
+
+def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m cutmix_zoo.cli list | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")

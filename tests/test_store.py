@@ -52,6 +52,19 @@ def test_the_store_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
     assert store_folder() == Path("/home/me/.cache/cutmix_zoo")
+    monkeypatch.setenv("CUTMIX_ZOO_HOME", "~/mine")
+    assert store_folder() == Path("/home/me/mine")
+
+
+def test_without_a_home_there_is_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    assert stored_names() == []
+    assert stored_config("cifar_resnet8.mine") is None
+    with pytest.raises(UserError, match=r"home directory\. Set CUTMIX_ZOO_HOME to the folder for imported weights"):
+        store_folder()
 
 
 def test_weights_in_the_store_are_found_and_checked(store: Path) -> None:
@@ -59,6 +72,8 @@ def test_weights_in_the_store_are_found_and_checked(store: Path) -> None:
     assert locate("cifar_resnet8.mine", None) is None
     put(store, "cifar_resnet8.mine")
     put(store, "cifar_resnet8.broken", text="{")
+    put(store, "cifar_resnet8.deep", text="[" * 100_000)
+    put(store, "cifar_resnet8")  # without a tag it would mean the architecture
     assert stored_names() == ["cifar_resnet8.mine"]
     assert stored_config("cifar_resnet8.mine") == CONFIG
     weights = locate("cifar_resnet8.mine", None)

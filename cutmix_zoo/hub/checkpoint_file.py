@@ -147,11 +147,13 @@ def _unpack(path: Path, target: Path) -> None:
 
 def _the_one(names: list[str], path: Path) -> str:
     """Choose the only name that is a checkpoint's."""
-    found = sorted(name for name in names if name.endswith(ENDINGS) and not name.startswith("__MACOSX"))
+    paths = {name: PurePosixPath(name) for name in names if name.endswith(ENDINGS)}
+    # macOS adds files that are called as the others
+    found = sorted(n for n, path in paths.items() if "__MACOSX" not in path.parts and not path.name.startswith("._"))
     if len(found) != 1:
         listed = f": {', '.join(map(shown, found[:5]))}" if found else ""
         raise UserError(
             f"expected one file that ends in {', '.join(ENDINGS)} in {path}, found {len(found)}{listed}"
-            f"{'; give the path of one of them' if found else ''}"
+            f"{'; unpack it if need be, and give the path of one of them' if found else ''}"
         )
     return found[0]

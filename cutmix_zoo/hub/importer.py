@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ from cutmix_zoo.errors import UserError, did_you_mean, one_line
 from cutmix_zoo.hub.checkpoint_file import checkpoint_file, read_state_dict, shown
 from cutmix_zoo.known import KNOWN_DATASETS, KnownDataset
 from cutmix_zoo.models.export import export_model
-from cutmix_zoo.models.tags import is_foreign_tag, refresh_tags
-from cutmix_zoo.store import file_sha256, store_folder
+from cutmix_zoo.models.tags import is_foreign_tag, refresh_tags, takes_tags
+from cutmix_zoo.store import WEIGHTS_NAME, file_sha256, store_folder
 from cutmix_zoo.zoo import ZooEntry, zoo_table
 
 if TYPE_CHECKING:
@@ -38,9 +37,8 @@ def import_checkpoint(path: str | Path, name: str, dataset: str | None = None) -
     Args:
         path: a checkpoint file of torch, or a folder or zip archive that holds one.
         name: ``architecture.tag``: a row of the zoo table, or a tag of your own for any registered architecture.
-        dataset: for a tag of your own, the known dataset it was trained on, whose mean, standard deviation and label
-            names it gets; None takes the one of its input size and number of classes, else what the architecture
-            has by default, without label names.
+        dataset: for a tag of your own, the known dataset it was trained on, whose input size, mean, standard deviation
+            and label names it gets; None takes what the architecture has by default, without label names.
 
     Returns:
         The folder in the store, with ``config.json`` and ``model.safetensors``.
@@ -55,6 +53,7 @@ def import_checkpoint(path: str | Path, name: str, dataset: str | None = None) -
         source = {"file": path.name, "sha256": file_sha256(file)}
     model = _network(name, weights)
     known = _dataset(model, entry, dataset)
+    _check_channels(model, known)
     with _replacing(store_folder() / name) as folder:
         try:
             export_model(
@@ -64,19 +63,21 @@ def import_checkpoint(path: str | Path, name: str, dataset: str | None = None) -
                 label_names=known.classes or None if known else None,
                 provenance={"source": source, **_credit(name, entry, known)},
             )
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"cannot import {path} as {name}: {one_line(error)}") from error
     refresh_tags()
     return store_folder() / name
 
 
 def _check_name(name: str, entry: ZooEntry | None, dataset: str | None) -> None:
-    architecture, _, tag = name.partition(".")
-    if not re.fullmatch(r"\w+", architecture) or not re.fullmatch(r"\w+", tag):
+    architecture = name.partition(".")[0]
+    if not WEIGHTS_NAME.fullmatch(name):
         raise UserError(f"expected a name such as resnet50.mine: an architecture, a dot and a tag; got {name!r}")
     if not timm.is_model(architecture):
         hint = did_you_mean(architecture, timm.list_models())
         raise UserError(f"no architecture is called {architecture!r}; {hint}timm.list_models() lists the valid names.")
+    if not takes_tags(architecture):
+        raise UserError(f"{architecture} has no default config of timm's kind, beside which a tag could stand.")
     if is_foreign_tag(name):
         raise UserError(f"{name} is a tag of timm's own; choose another tag.")
     if entry is not None and entry.sha256 is not None:
@@ -136,16 +137,26 @@ def _some(names: list[str]) -> str:
 
 
 def _dataset(model: nn.Module, entry: ZooEntry | None, dataset: str | None) -> KnownDataset | None:
-    """Find the constants of what a network was trained on."""
-    num_classes: int = model.num_classes  # type: ignore[assignment]
-    if entry is not None or dataset is not None:
-        known = KNOWN_DATASETS[dataset if entry is None else entry.dataset]  # type: ignore[index]
-        if known.num_classes != num_classes:
-            raise UserError(f"{known.name} has {known.num_classes} classes, but the weights have {num_classes}")
-        return known
-    size = tuple(model.pretrained_cfg["input_size"])  # type: ignore[index]
-    datasets = KNOWN_DATASETS.values()
-    return next((known for known in datasets if (known.input_size, known.num_classes) == (size, num_classes)), None)
+    """Look up the constants of what a network was trained on."""
+    name = dataset if entry is None else entry.dataset
+    if name is None:
+        return None
+    known = KNOWN_DATASETS[name]
+    if known.num_classes != model.num_classes:
+        raise UserError(f"{known.name} has {known.num_classes} classes, but the weights have {model.num_classes}")
+    return known
+
+
+def _check_channels(model: nn.Module, known: KnownDataset | None) -> None:
+    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    first = model.state_dict().get(f"{config['first_conv']}.weight")
+    size = known.input_size if known else config["input_size"]
+    if first is not None and first.shape[1] != size[0]:
+        whose = known.name if known else "what the architecture takes by default"
+        raise UserError(
+            f"{whose} has {size[0]} channels, but the weights take {first.shape[1]}; give the dataset they are for: "
+            f"{', '.join(KNOWN_DATASETS)}"
+        )
 
 
 def _data_config(model: nn.Module, entry: ZooEntry | None, known: KnownDataset | None) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import warnings
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from timm.models import PretrainedCfg, is_model, model_entrypoint, register_model
+import timm.models
+from timm.models import PretrainedCfg, get_pretrained_cfg, is_model, model_entrypoint, register_model
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import KNOWN_DATASETS
@@ -39,15 +40,20 @@ def refresh_tags() -> None:
     """Register every tag of the zoo table and of the local store with timm, as they are now.
 
     A tag is appended, never first, so what an architecture means without a tag does not change. Where its weights are
-    on this machine, timm lists it as pretrained. A tag of timm's own, and one in the store whose architecture is not
-    registered, is left alone.
+    on this machine, timm lists it as pretrained; what was found once stays listed. A tag of timm's own, and one in the
+    store whose architecture takes no tags, is left alone.
     """
     rows = zoo_table()
     for name, entry in rows.items():
         _add_tag(name, _zoo_config(entry))
     for name in stored_names():
-        if name not in rows and is_model(name):
+        if name not in rows and takes_tags(name.partition(".")[0]):
             _add_tag(name, _stored_config(name))
+
+
+def takes_tags(architecture: str) -> bool:
+    """Say whether an architecture is registered with default configs, beside which tags can stand."""
+    return is_model(architecture) and architecture in getattr(_module(architecture), "default_cfgs", {})
 
 
 def is_foreign_tag(name: str) -> bool:
@@ -83,7 +89,11 @@ def resolve_weights(name: str) -> Path:
 
 def _default_cfgs(architecture: str) -> DefaultCfg:
     """Look up the tags of an architecture where timm reads them from."""
-    return sys.modules[model_entrypoint(architecture).__module__].default_cfgs[architecture]
+    return _module(architecture).default_cfgs[architecture]
+
+
+def _module(architecture: str) -> Any:
+    return sys.modules[model_entrypoint(architecture).__module__]
 
 
 def _add_tag(name: str, config: PretrainedCfg) -> None:
@@ -150,17 +160,32 @@ def _finding_weights(entrypoint: Callable[..., nn.Module]) -> Callable[..., nn.M
     def make(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         overlay = kwargs.get("pretrained_cfg_overlay") or {}
         name = f"{entrypoint.__name__}.{_tag(kwargs.get('pretrained_cfg'))}"
-        if pretrained and name in _ours and not any(overlay.get(source) for source in _SOURCES):
+        given = any(overlay.get(source) for source in _SOURCES) or _says_where(kwargs.get("pretrained_cfg"), name)
+        if pretrained and name in _ours and not given:
             kwargs["pretrained_cfg_overlay"] = {**overlay, "file": str(resolve_weights(name))}
         return entrypoint(pretrained=pretrained, **kwargs)
 
     make._finds_weights = True  # type: ignore[attr-defined]
+    # an entry point is pickled by its name, and may be called by it
+    for module in (sys.modules[entrypoint.__module__], timm.models):
+        if getattr(module, entrypoint.__name__, None) is entrypoint:
+            setattr(module, entrypoint.__name__, make)
     return make
 
 
-def _tag(pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None) -> str | None:
-    """Return the tag that a caller asks for; None where the caller says itself where the weights are."""
-    if pretrained_cfg is None or isinstance(pretrained_cfg, str):
-        return pretrained_cfg
-    config = pretrained_cfg if isinstance(pretrained_cfg, dict) else vars(pretrained_cfg)
-    return None if config.get("source") else config.get("tag")
+def _tag(asked: str | dict[str, Any] | PretrainedCfg | None) -> str | None:
+    """Return the tag that a caller asks for."""
+    if asked is None or isinstance(asked, str):
+        return asked
+    return (asked if isinstance(asked, dict) else vars(asked)).get("tag")
+
+
+def _says_where(asked: str | dict[str, Any] | PretrainedCfg | None, name: str) -> bool:
+    """Say whether a config of the caller's has weights of its own, and not those of the tag."""
+    if asked is None or isinstance(asked, str) or name not in _ours:
+        return False
+    config = asked if isinstance(asked, dict) else vars(asked)
+    registered = vars(get_pretrained_cfg(name))
+    if config.get("state_dict") or config.get("source"):
+        return True
+    return any(config.get(key) and config[key] != registered[key] for key in _SOURCES)

@@ -17,6 +17,7 @@ from cutmix_zoo.errors import UserError
 from cutmix_zoo.hub import checkpoint_file
 from cutmix_zoo.hub.importer import import_checkpoint
 from cutmix_zoo.store import file_sha256, stored_names
+from cutmix_zoo.zoo import zoo_table
 from tests.hub import official
 
 SMALL = "cifar_resnet8.mine"
@@ -78,7 +79,7 @@ def test_an_official_checkpoint_computes_the_same_after_import(name: str, store:
     make, size = OFFICIAL[name]
     net = official.trained(make())
     file = saved(official.checkpoint(net), tmp_path / "model_best.pth.tar", zipped=name.endswith("in1k"))
-    folder = import_checkpoint(file, name)
+    folder = import_checkpoint(file, name, None if name in zoo_table() else "cifar100")
     ours = timm.create_model(name, pretrained=True).eval()
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -150,6 +151,7 @@ def test_a_shared_folder_as_a_browser_gets_it(holder: str, small: Path, store: P
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"{inside}log.txt", "text")
             archive.writestr("__MACOSX/._model_best.pth.tar", "metadata")
+            archive.writestr(f"{inside}._model_best.pth.tar", "metadata")
             archive.write(small, f"{inside}model_best.pth.tar")
     folder = import_checkpoint(path, SMALL)
     source = json.loads((folder / "config.json").read_text())["provenance"]["source"]
@@ -172,11 +174,10 @@ def test_an_import_is_replaced_by_the_next(store: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "num_classes", "dataset", "expected"),
     [
-        ("cifar_resnet8.of_c100", 100, None, "cifar100"),
-        ("cifar_resnet8.of_c10", 10, None, "cifar10"),
         ("cifar_resnet8.said", 10, "cifar10", "cifar10"),
+        ("cifar_resnet8.of_c10", 10, None, None),  # it might be any ten classes
         ("cifar_resnet8.unknown", 7, None, None),
-        ("resnet18.of_in1k", 1000, None, "imagenet"),
+        ("resnet18.of_in1k", 1000, "imagenet", "imagenet"),
     ],
 )
 def test_constants_of_own_tags(
@@ -202,6 +203,13 @@ def test_channels_are_those_of_the_weights(store: Path, tmp_path: Path) -> None:
     assert timm.create_model("cifar_resnet8.grey", pretrained=True, in_chans=1).conv1.in_channels == 1
 
 
+@pytest.mark.parametrize(("in_chans", "dataset"), [(1, None), (5, None), (3, "fashion_mnist"), (1, "cifar10")])
+def test_channels_that_do_not_fit(in_chans: int, dataset: str | None, untouched: Path, tmp_path: Path) -> None:
+    weights = timm.create_model("cifar_resnet8", num_classes=10, in_chans=in_chans).state_dict()
+    message = rf"has \d channels, but the weights take {in_chans}; give the dataset they are for: fashion_mnist, "
+    refused(saved(weights, tmp_path / "x.pth"), message, untouched, dataset=dataset)
+
+
 # names
 
 
@@ -213,6 +221,7 @@ def test_channels_are_those_of_the_weights(store: Path, tmp_path: Path) -> None:
         ("resnet50.a/b", None, r"expected a name such as"),
         ("resnet50.a.b", None, r"expected a name such as"),
         ("resnet5O.mine", None, r"no architecture is called 'resnet5O'; did you mean resnet50"),
+        ("tv_resnet34.mine", None, r"tv_resnet34 has no default config of timm's kind"),
         ("resnet50.a1_in1k", None, r"resnet50\.a1_in1k is a tag of timm's own; choose another tag"),
         ("cifar_resnet8.cutmix_fmnist_mini", None, r"come with this package; choose another tag"),
         (SMALL, "cifar1000", r"no known dataset is called 'cifar1000'; did you mean cifar100\?"),
@@ -433,7 +442,9 @@ def test_what_holds_no_checkpoint(small: Path, untouched: Path, tmp_path: Path) 
     refused(empty, r"expected one file that ends in \.pth, \.pth\.tar, \.pt in .*empty, found 0$", untouched)
     for name in ("a.pth", "b.pth.tar"):
         (empty / name).write_bytes(small.read_bytes())
-    refused(empty, r"found 2: 'a\.pth', 'b\.pth\.tar'; give the path of one of them", untouched)
+    refused(
+        empty, r"found 2: 'a\.pth', 'b\.pth\.tar'; unpack it if need be, and give the path of one of them", untouched
+    )
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("readme.txt", "text")

@@ -44,7 +44,7 @@ def test_imported_weights_are_in_the_store_and_own_ones_come_last(store: Path, t
     rows = list_weights()
     assert [row.name for row in rows] == [*zoo_table(), "cifar_resnet20.mine"]
     own = rows[-1]
-    assert (own.own, own.dataset, own.where, own.parameters) == (True, "cifar100", "store", 278_324)
+    assert (own.own, own.dataset, own.where, own.parameters) == (True, None, "store", 278_324)
     assert (own.method, own.license, own.published_error, own.page) == (None, None, None, None)
     lines = format_weights(rows, "table").splitlines()
     assert next(line for line in lines if "cifar_resnet20.mine" in line).split() == [

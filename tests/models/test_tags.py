@@ -1,9 +1,10 @@
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,25 @@ def test_weights_are_checked_before_they_are_loaded(monkeypatch: pytest.MonkeyPa
         timm.create_model("cifar_resnet8", pretrained=True, pretrained_cfg=timm.get_pretrained_cfg(NAME))
     assert checked == [f"{NAME}.safetensors"] * 2
     timm.create_model(NAME)  # without weights there is nothing to check
+
+
+def test_entry_points_can_still_be_pickled_and_called_by_their_names() -> None:
+    for name in ("resnet50", "cifar_resnet8"):
+        entrypoint = timm.models.model_entrypoint(name)
+        assert pickle.loads(pickle.dumps(entrypoint)) is entrypoint
+    with pytest.raises(UserError, match="cutmix-zoo import FILE --as resnet50"):
+        timm.models.resnet50(pretrained=True, pretrained_cfg="cutmix_in1k")
+
+
+def test_a_config_of_the_callers_own_wins(tmp_path: Path) -> None:
+    state = {key: torch.zeros_like(value) for key, value in timm.create_model(NAME, in_chans=1).state_dict().items()}
+    torch.save(state, tmp_path / "mine.pth")
+    mine = replace(timm.get_pretrained_cfg(NAME), file=str(tmp_path / "mine.pth"))
+    for config in (mine, asdict(mine), replace(mine, state_dict=state)):
+        model = timm.create_model("cifar_resnet8", pretrained=True, pretrained_cfg=config, in_chans=1)
+        assert not model.conv1.weight.any()
+    ours = timm.create_model("cifar_resnet8", pretrained=True, pretrained_cfg=timm.get_pretrained_cfg(NAME), in_chans=1)
+    assert ours.conv1.weight.any()
 
 
 def test_the_callers_own_weights_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -190,6 +210,7 @@ def test_a_store_that_makes_no_sense_breaks_nothing(store: Path) -> None:
     (store / "loose file").write_text("")
     (store / "cifar_resnet8.empty").mkdir()
     put_into_store(store, "no_such_net.mine")
+    put_into_store(store, "tv_resnet34.mine")  # a deprecated name of timm's, without default configs
     put_into_store(store, "resnet18.a1_in1k")  # a tag of timm's
     put_into_store(store, ".import-123")
     for number, changes in enumerate(
