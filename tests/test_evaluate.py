@@ -62,7 +62,7 @@ def test_the_command_writes_once(
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("cifar_resnet14", "no weights are known for cifar_resnet14; train one"),
+        ("cifar_resnet56", "no weights are known for cifar_resnet56; train one"),
         ("cifar_resnet8", r"with weights there are cifar_resnet8\.cutmix_fmnist_mini"),
         ("cifar_resnet8.cutmix_fmnist_min", r"with weights there are cifar_resnet8\.cutmix_fmnist_mini"),
         ("resnet18x", "cannot load 'resnet18x'"),
