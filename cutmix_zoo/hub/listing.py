@@ -15,6 +15,7 @@ import timm
 
 from cutmix_zoo.errors import UserError, did_you_mean
 from cutmix_zoo.known import KNOWN_DATASETS
+from cutmix_zoo.models.tags import takes_tags
 from cutmix_zoo.store import locate, stored_config, stored_names
 from cutmix_zoo.zoo import zoo_table
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "csv", "json")
 """How the list can be written."""
-_HERE = {"package": "package", "store": "store", None: "import"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def format_weights(weights: Sequence[ListedWeights], how: str) -> str:
 
     Args:
         weights: the list.
-        how: ``table``, 100 columns wide, ``csv`` or ``json``, which have every field.
+        how: ``table``, 100 columns wide unless a name of your own is longer than the zoo's, ``csv`` or ``json``, which
+            have every field.
     """
     rows = [asdict(row) for row in weights]
     if how == "json":
@@ -120,7 +121,7 @@ def _zoo_weights() -> Iterator[ListedWeights]:
 def _own_weights() -> Iterator[ListedWeights]:
     for name in stored_names():
         config: dict[str, Any] = stored_config(name) or {}
-        if name in zoo_table() or not timm.is_model(name):
+        if name in zoo_table() or not takes_tags(name.partition(".")[0]):
             continue
         described, dataset = config["pretrained_cfg"], config.get("provenance", {}).get("dataset")
         known = KNOWN_DATASETS.get(dataset)
@@ -170,7 +171,7 @@ def _line(row: ListedWeights) -> str:
     if row.measured_error is not None:
         error = f"{row.measured_error:.2f}*"
     method = "your own" if row.own else row.method
-    return f"  {row.name:44} {method:26} {error:>7} {row.license or '-'!s:10} {_HERE[row.where]}"
+    return f"  {row.name:44} {method:26} {error:>7} {row.license or '-'!s:10} {row.where or 'import'}"
 
 
 def _millions(count: int) -> str:

@@ -59,7 +59,7 @@ def export_model(
             origin_url, paper_name, paper_ids, notes``) go into its ``pretrained_cfg``, all others under
             ``provenance`` at the top of ``config.json``.
         model_args: arguments of ``timm.create_model`` that shaped the network, beside ``num_classes`` and
-            ``in_chans``.
+            ``in_chans``; ``shakedrop_prob`` is left out, as the weights have its scale.
 
     Raises:
         ValueError: if the model is not one of timm's, if ``data_config`` lacks a key, has an unknown one or
