@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
 from cutmix_zoo.hub.checkpoint_file import checkpoint_file, read_state_dict, shown
 from cutmix_zoo.known import KNOWN_DATASETS, KnownDataset
-from cutmix_zoo.models.export import export_model
+from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.models.tags import is_foreign_tag, refresh_tags, takes_tags
 from cutmix_zoo.store import WEIGHTS_NAME, file_sha256, store_folder
 from cutmix_zoo.zoo import ZooEntry, zoo_table
@@ -53,13 +53,13 @@ def import_checkpoint(path: str | Path, name: str, dataset: str | None = None) -
         source = {"file": path.name, "sha256": file_sha256(file)}
     model = _network(name, weights)
     known = _dataset(model, entry, dataset)
-    _check_channels(model, known)
+    data_config = _data_config(model, entry, known)
     with _replacing(store_folder() / name) as folder:
         try:
             export_model(
                 model,
                 folder,
-                data_config=_data_config(model, entry, known),
+                data_config=data_config,
                 label_names=known.classes or None if known else None,
                 provenance={"source": source, **_credit(name, entry, known)},
             )
@@ -147,29 +147,19 @@ def _dataset(model: nn.Module, entry: ZooEntry | None, dataset: str | None) -> K
     return known
 
 
-def _check_channels(model: nn.Module, known: KnownDataset | None) -> None:
+def _data_config(model: nn.Module, entry: ZooEntry | None, known: KnownDataset | None) -> dict[str, Any]:
+    """Describe the input: as the architecture does, but for what the dataset and the zoo table know better."""
     config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    first = model.state_dict().get(f"{config['first_conv']}.weight")
-    size = known.input_size if known else config["input_size"]
-    if first is not None and first.shape[1] != size[0]:
-        whose = known.name if known else "what the architecture takes by default"
+    data_config = {key: config[key] for key in DATA_KEYS}
+    for source in (known, entry):
+        data_config |= {key: getattr(source, key) for key in DATA_KEYS if hasattr(source, key)}
+    first, channels = model.state_dict().get(f"{config['first_conv']}.weight"), data_config["input_size"][0]
+    if first is not None and first.shape[1] != channels:
         raise UserError(
-            f"{whose} has {size[0]} channels, but the weights take {first.shape[1]}; give the dataset they are for: "
+            f"the input has {channels} channels, but the weights take {first.shape[1]}; give the dataset they are for: "
             f"{', '.join(KNOWN_DATASETS)}"
         )
-
-
-def _data_config(model: nn.Module, entry: ZooEntry | None, known: KnownDataset | None) -> dict[str, Any]:
-    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    data = known or KnownDataset("", config["input_size"], config["mean"], config["std"], 0, (), "", "")
-    how = {"interpolation": entry.interpolation, "crop_pct": entry.crop_pct} if entry else config
-    return {
-        "input_size": data.input_size,
-        "mean": data.mean,
-        "std": data.std,
-        "interpolation": how["interpolation"],
-        "crop_pct": how["crop_pct"],
-    }
+    return data_config
 
 
 def _credit(name: str, entry: ZooEntry | None, known: KnownDataset | None) -> dict[str, Any]:
