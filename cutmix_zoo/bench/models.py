@@ -183,7 +183,8 @@ def _time(task: Task, variants: Sequence[Variant], broken: str | None, seconds: 
         outcome = outcomes[variant] = _first_pass(step, compiled=variant.how == "compiled")
         if not isinstance(outcome, str):
             steps[variant] = step
-    timings = interleave(steps, ROUNDS, seconds * len(steps))
+    # two calls a turn: oneDNN keeps 1024 kernels, and three deep networks have more
+    timings = interleave(steps, ROUNDS, seconds * len(steps), calls=2)
     return [_make_row(task, variant, outcomes[variant], timings) for variant in variants]
 
 

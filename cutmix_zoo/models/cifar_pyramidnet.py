@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from cutmix_zoo.models.regularize import ResidualBlock
-from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, blocks_per_stage
+from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, blocks_per_stage, create_net
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,12 +144,6 @@ class CifarPyramidNet(StagedNet):
         super().__init__(block, widths, stem="conv_norm", final_norm=True, **kwargs)
 
 
-def _create_cifar_pyramidnet(variant: str, pretrained: bool, **kwargs: Any) -> CifarPyramidNet:
-    return build_model_with_cfg(
-        CifarPyramidNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3)}, **kwargs
-    )
-
-
 default_cfgs = generate_default_cfgs(
     {
         name: architecture_cfg(
@@ -172,24 +166,24 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def cifar_pyramidnet110_a64(pretrained: bool = False, **kwargs: Any) -> CifarPyramidNet:
     """Create the PyramidNet-110, alpha 64, of the CutMix paper (table 6): 1.7 M parameters."""
-    return _create_cifar_pyramidnet("cifar_pyramidnet110_a64", pretrained, depth=110, alpha=64, **kwargs)
+    return create_net(CifarPyramidNet, "cifar_pyramidnet110_a64", pretrained, kwargs, depth=110, alpha=64)
 
 
 @register_model
 def cifar_pyramidnet110_a270_basic(pretrained: bool = False, **kwargs: Any) -> CifarPyramidNet:
     """Create the PyramidNet-110, alpha 270, with basic blocks, of the PyramidNet paper: 28.5 M parameters."""
-    return _create_cifar_pyramidnet(
-        "cifar_pyramidnet110_a270_basic", pretrained, depth=110, alpha=270, bottleneck=False, **kwargs
+    return create_net(
+        CifarPyramidNet, "cifar_pyramidnet110_a270_basic", pretrained, kwargs, depth=110, alpha=270, bottleneck=False
     )
 
 
 @register_model
 def cifar_pyramidnet200_a240(pretrained: bool = False, **kwargs: Any) -> CifarPyramidNet:
     """Create the PyramidNet-200, alpha 240, of the CutMix paper (tables 5 and 7): 26.8 M parameters."""
-    return _create_cifar_pyramidnet("cifar_pyramidnet200_a240", pretrained, depth=200, alpha=240, **kwargs)
+    return create_net(CifarPyramidNet, "cifar_pyramidnet200_a240", pretrained, kwargs, depth=200, alpha=240)
 
 
 @register_model
 def cifar_pyramidnet272_a200(pretrained: bool = False, **kwargs: Any) -> CifarPyramidNet:
     """Create the PyramidNet-272, alpha 200, that work on augmentation compares on: 26.3 M parameters."""
-    return _create_cifar_pyramidnet("cifar_pyramidnet272_a200", pretrained, depth=272, alpha=200, **kwargs)
+    return create_net(CifarPyramidNet, "cifar_pyramidnet272_a200", pretrained, kwargs, depth=272, alpha=200)

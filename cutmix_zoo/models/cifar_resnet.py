@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from cutmix_zoo.models.regularize import ResidualBlock
-from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, blocks_per_stage
+from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, blocks_per_stage, create_net
 
 if TYPE_CHECKING:
     import torch
@@ -122,12 +122,10 @@ class CifarResNet18(StagedNet):
         kwargs: those of :class:`~cutmix_zoo.models.staged_net.StagedNet`.
     """
 
+    num_stages = 4
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(BasicBlock, [[width] * 2 for width in (64, 128, 256, 512)], stem_width=64, **kwargs)
-
-
-def _create_cifar_resnet(variant: str, pretrained: bool, **kwargs: Any) -> CifarResNet:
-    return build_model_with_cfg(CifarResNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3)}, **kwargs)
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
@@ -154,60 +152,58 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def cifar_resnet8(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Create the ResNet-8 for CIFAR: one basic block a stage."""
-    return _create_cifar_resnet("cifar_resnet8", pretrained, depth=8, **kwargs)
+    return create_net(CifarResNet, "cifar_resnet8", pretrained, kwargs, depth=8)
 
 
 @register_model
 def cifar_resnet14(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Create the ResNet-14 for CIFAR: two basic blocks a stage."""
-    return _create_cifar_resnet("cifar_resnet14", pretrained, depth=14, **kwargs)
+    return create_net(CifarResNet, "cifar_resnet14", pretrained, kwargs, depth=14)
 
 
 @register_model
 def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Create the ResNet-20 for CIFAR (He et al., table 6)."""
-    return _create_cifar_resnet("cifar_resnet20", pretrained, depth=20, **kwargs)
+    return create_net(CifarResNet, "cifar_resnet20", pretrained, kwargs, depth=20)
 
 
 @register_model
 def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Create the ResNet-32 for CIFAR (He et al., table 6)."""
-    return _create_cifar_resnet("cifar_resnet32", pretrained, depth=32, **kwargs)
+    return create_net(CifarResNet, "cifar_resnet32", pretrained, kwargs, depth=32)
 
 
 @register_model
 def cifar_resnet44(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Create the ResNet-44 for CIFAR (He et al., table 6)."""
-    return _create_cifar_resnet("cifar_resnet44", pretrained, depth=44, **kwargs)
+    return create_net(CifarResNet, "cifar_resnet44", pretrained, kwargs, depth=44)
 
 
 @register_model
 def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Create the ResNet-56 for CIFAR (He et al., table 6)."""
-    return _create_cifar_resnet("cifar_resnet56", pretrained, depth=56, **kwargs)
+    return create_net(CifarResNet, "cifar_resnet56", pretrained, kwargs, depth=56)
 
 
 @register_model
 def cifar_resnet110(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Create the ResNet-110 for CIFAR (He et al., table 6): basic blocks, 1.7 M parameters."""
-    return _create_cifar_resnet("cifar_resnet110", pretrained, depth=110, **kwargs)
+    return create_net(CifarResNet, "cifar_resnet110", pretrained, kwargs, depth=110)
 
 
 @register_model
 def cifar_resnet110_bottleneck(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Create the ResNet-110 of the CutMix paper (table 6): bottlenecks, 1.17 M parameters."""
-    return _create_cifar_resnet("cifar_resnet110_bottleneck", pretrained, depth=110, bottleneck=True, **kwargs)
+    return create_net(CifarResNet, "cifar_resnet110_bottleneck", pretrained, kwargs, depth=110, bottleneck=True)
 
 
 @register_model
 def cifar_resnet164_bottleneck(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Create the ResNet-164 for CIFAR: bottlenecks, 1.7 M parameters."""
-    return _create_cifar_resnet("cifar_resnet164_bottleneck", pretrained, depth=164, bottleneck=True, **kwargs)
+    return create_net(CifarResNet, "cifar_resnet164_bottleneck", pretrained, kwargs, depth=164, bottleneck=True)
 
 
 @register_model
 def cifar_resnet18(pretrained: bool = False, **kwargs: Any) -> CifarResNet18:
     """Create the ResNet-18 that work on robustness and out-of-distribution detection compares on: 11.2 M parameters."""
-    return build_model_with_cfg(
-        CifarResNet18, "cifar_resnet18", pretrained, feature_cfg={"out_indices": (0, 1, 2, 3, 4)}, **kwargs
-    )
+    return create_net(CifarResNet18, "cifar_resnet18", pretrained, kwargs)

@@ -11,10 +11,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 
 from cutmix_zoo.models.cifar_resnet import Bottleneck
-from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, blocks_per_stage
+from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, blocks_per_stage, create_net
 
 __all__ = ["CifarResNeXt"]
 
@@ -42,10 +42,6 @@ class CifarResNeXt(StagedNet):
         super().__init__(block, [[width] * num_blocks for width in (256, 512, 1024)], stem_width=64, **kwargs)
 
 
-def _create_cifar_resnext(variant: str, pretrained: bool, **kwargs: Any) -> CifarResNeXt:
-    return build_model_with_cfg(CifarResNeXt, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3)}, **kwargs)
-
-
 default_cfgs = generate_default_cfgs(
     {
         name: architecture_cfg(
@@ -62,12 +58,12 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def cifar_resnext29_8x64d(pretrained: bool = False, **kwargs: Any) -> CifarResNeXt:
     """Create the ResNeXt-29, 8x64d (Xie et al., table 7): 34.4 M parameters."""
-    return _create_cifar_resnext("cifar_resnext29_8x64d", pretrained, depth=29, cardinality=8, base_width=64, **kwargs)
+    return create_net(CifarResNeXt, "cifar_resnext29_8x64d", pretrained, kwargs, depth=29, cardinality=8, base_width=64)
 
 
 @register_model
 def cifar_resnext29_16x64d(pretrained: bool = False, **kwargs: Any) -> CifarResNeXt:
     """Create the ResNeXt-29, 16x64d (Xie et al., table 7): 68.2 M parameters."""
-    return _create_cifar_resnext(
-        "cifar_resnext29_16x64d", pretrained, depth=29, cardinality=16, base_width=64, **kwargs
+    return create_net(
+        CifarResNeXt, "cifar_resnext29_16x64d", pretrained, kwargs, depth=29, cardinality=16, base_width=64
     )

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from cutmix_zoo.models.regularize import ResidualBlock
-from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg
+from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, create_net
 
 if TYPE_CHECKING:
     import torch
@@ -83,12 +83,4 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def cifar_wideresnet28_10(pretrained: bool = False, **kwargs: Any) -> CifarWideResNet:
     """Create the WRN-28-10 (Zagoruyko and Komodakis, table 4): 36.5 M parameters."""
-    return build_model_with_cfg(
-        CifarWideResNet,
-        "cifar_wideresnet28_10",
-        pretrained,
-        feature_cfg={"out_indices": (0, 1, 2, 3)},
-        depth=28,
-        widen=10,
-        **kwargs,
-    )
+    return create_net(CifarWideResNet, "cifar_wideresnet28_10", pretrained, kwargs, depth=28, widen=10)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 
 from cutmix_zoo.models.cifar_pyramidnet import PyramidBottleneck, pyramid_widths
-from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg
+from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, create_net
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,13 +34,11 @@ class PyramidNet(StagedNet):
         ValueError: if alpha is negative.
     """
 
+    num_stages = 4
+
     def __init__(self, num_blocks: Sequence[int], alpha: float, **kwargs: Any) -> None:
         widths = [[4 * width for width in stage] for stage in pyramid_widths(64, alpha, num_blocks)]
         super().__init__(PyramidBottleneck, widths, stem="pool", stem_width=64, final_norm=True, **kwargs)
-
-
-def _create_pyramidnet(variant: str, pretrained: bool, **kwargs: Any) -> PyramidNet:
-    return build_model_with_cfg(PyramidNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3, 4)}, **kwargs)
 
 
 default_cfgs = generate_default_cfgs(
@@ -61,16 +59,16 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def pyramidnet50_a300(pretrained: bool = False, **kwargs: Any) -> PyramidNet:
     """Create the PyramidNet-50, alpha 300, for ImageNet: 16.9 M parameters."""
-    return _create_pyramidnet("pyramidnet50_a300", pretrained, num_blocks=(3, 4, 6, 3), alpha=300, **kwargs)
+    return create_net(PyramidNet, "pyramidnet50_a300", pretrained, kwargs, num_blocks=(3, 4, 6, 3), alpha=300)
 
 
 @register_model
 def pyramidnet101_a360(pretrained: bool = False, **kwargs: Any) -> PyramidNet:
     """Create the PyramidNet-101, alpha 360, for ImageNet: 42.5 M parameters."""
-    return _create_pyramidnet("pyramidnet101_a360", pretrained, num_blocks=(3, 4, 23, 3), alpha=360, **kwargs)
+    return create_net(PyramidNet, "pyramidnet101_a360", pretrained, kwargs, num_blocks=(3, 4, 23, 3), alpha=360)
 
 
 @register_model
 def pyramidnet200_a300(pretrained: bool = False, **kwargs: Any) -> PyramidNet:
     """Create the PyramidNet-200, alpha 300, for ImageNet: 62.4 M parameters."""
-    return _create_pyramidnet("pyramidnet200_a300", pretrained, num_blocks=(3, 24, 36, 3), alpha=300, **kwargs)
+    return create_net(PyramidNet, "pyramidnet200_a300", pretrained, kwargs, num_blocks=(3, 24, 36, 3), alpha=300)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
 from timm.layers import SelectAdaptivePool2d
-from timm.models import checkpoint_seq
+from timm.models import build_model_with_cfg, checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import nn
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Stem = Literal["conv", "conv_norm", "conv_norm_act", "pool"]
 """A 3x3 convolution alone, with norm, with norm and ReLU; or a strided 7x7 one with both and max pooling."""
+
+
+Net = TypeVar("Net", bound="StagedNet")
 
 
 def architecture_cfg(dataset: str, pool_size: int, **kwargs: Any) -> dict[str, Any]:
@@ -97,6 +100,9 @@ class StagedNet(nn.Module):
         Initialisation of the official CutMix code: convolutions N(0, sqrt(2 / (k * k * out))), BatchNorm 1
         and 0, PyTorch's own for the classifier; drawn from torch's global generator.
     """
+
+    num_stages: ClassVar[int] = 3
+    """How many stages the networks of a class have."""
 
     def __init__(  # noqa: PLR0913 (timm's constructor vocabulary)
         self,
@@ -267,6 +273,20 @@ class StagedNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the logits (B, num_classes) of images (B, C, H, W)."""
         return self.forward_head(self.forward_features(x))
+
+
+def create_net(kind: type[Net], variant: str, pretrained: bool, kwargs: dict[str, Any], **model_args: Any) -> Net:
+    """Make a registered network: all that its entry point does.
+
+    Args:
+        kind: the class of its family.
+        variant: the name of the entry point.
+        pretrained: as timm's entry points have it.
+        kwargs: what the entry point was called with; they take precedence.
+        model_args: what makes the variant out of the family.
+    """
+    feature_cfg = {"out_indices": tuple(range(kind.num_stages + 1))}
+    return build_model_with_cfg(kind, variant, pretrained, feature_cfg=feature_cfg, **(model_args | kwargs))
 
 
 def _make_stage(

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -14,9 +16,14 @@ def test_rounds_are_interleaved_and_the_first_is_not_counted() -> None:
 
 def test_milliseconds_and_quartiles(monkeypatch: pytest.MonkeyPatch) -> None:
     # a first round of 9 s, then rounds of 1, 2, 3, 4 and 5 ms
-    clock = iter([0, 9, 9, 9.001, 10, 10.002, 11, 11.003, 12, 12.004, 13, 13.005])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    assert interleave({"a": lambda: None}, repeats=5)["a"] == pytest.approx((3, 2, 4))
+    now, durations = 0.0, iter([9, 0.001, 0.002, 0.003, 0.004, 0.005])
+
+    def work() -> None:
+        nonlocal now
+        now += next(durations)
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    assert interleave({"a": work}, repeats=5)["a"] == pytest.approx((3, 2, 4))
 
 
 def test_rounds_end_when_the_time_is_spent_but_three_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +40,20 @@ def test_rounds_end_when_the_time_is_spent_but_three_count(monkeypatch: pytest.M
         calls.clear()
         interleave({"a": work}, repeats=6, seconds=seconds)
         assert len(calls) == 1 + rounds
+
+
+def test_only_the_last_call_of_a_turn_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, called = 0.0, []
+
+    def work(name: str) -> None:
+        nonlocal now
+        now += 1 if called[-2:] == [name] * 2 else 100
+        called.append(name)
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    timings = interleave({name: partial(work, name) for name in "ab"}, repeats=2, calls=3)
+    assert "".join(called) == "aaabbb" * 3
+    assert timings["a"] == timings["b"] == pytest.approx((1000, 1000, 1000))
 
 
 def test_one_thread_is_given_back() -> None:

@@ -110,3 +110,8 @@ def test_regularizers_are_arguments_of_the_model(name: str) -> None:
         assert all(p.grad is not None for p in net.parameters())
     with pytest.raises(TypeError, match="takes no argument called drop_blok_rate"):
         meta(name, drop_blok_rate=0.1)
+
+
+def test_what_makes_a_variant_can_be_overridden() -> None:
+    assert len(meta("cifar_resnet20", depth=26).layer1) == 4
+    assert meta("pyramidnet50_a300", alpha=100, features_only=True).feature_info.channels()[-1] == 4 * (64 + 100)
