@@ -72,6 +72,7 @@ def test_the_table_says_what_was_measured(entry: ZooEntry) -> None:
     assert (results["model"], results["dataset"], results["top1"]) == (entry.name, entry.dataset, entry.top1)
     config = json.loads((folder / "config.json").read_text())
     assert (config["architecture"], config["provenance"]["summary"]["top1"]) == (entry.architecture, entry.top1)
+    assert config["sha256"] == entry.sha256
 
 
 def test_the_shipped_weights_are_as_good_as_the_table_says() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ import warnings
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,44 +22,55 @@ if TYPE_CHECKING:
 
 ENDINGS = (".pth", ".pth.tar", ".pt")
 """How checkpoint files are called."""
+STATE_DICT_NAMES = ("state_dict_ema", "state_dict", "model")
+"""Where training scripts keep the weights in a checkpoint."""
 LARGEST = 4 * 2**30
 """Bytes that a checkpoint may have when it is unpacked; the authors' largest file is below 1 GiB."""
 
 
+class CheckpointFile(NamedTuple):
+    """A checkpoint, and what to call it in a message."""
+
+    path: Path
+    called: str
+
+
 @contextmanager
-def checkpoint_file(path: Path) -> Iterator[Path]:
+def checkpoint_file(path: Path) -> Iterator[CheckpointFile]:
     """Find the one checkpoint in a file, a folder or a zip archive of a folder.
 
     Args:
         path: a checkpoint file, or a folder or a zip archive that holds exactly one.
 
     Yields:
-        A file; that of an archive is unpacked, and removed again afterwards.
+        The file; that of an archive is unpacked, and removed again afterwards.
 
     Raises:
         UserError: if there is none, or more than one, or the archive is damaged or unpacks to more than 4 GiB.
     """
     if path.is_dir():
         files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
-        yield files[_the_one(list(files), path)]
+        file = files[_the_one(list(files), path)]
+        yield CheckpointFile(file, str(file))
     elif path.is_file():
         if not _is_archive_of_a_folder(path):
-            yield path
+            yield CheckpointFile(path, str(path))
             return
         with tempfile.TemporaryDirectory() as folder:
             unpacked = Path(folder, "checkpoint")
-            _unpack(path, unpacked)
-            yield unpacked
+            member = _unpack(path, unpacked)
+            yield CheckpointFile(unpacked, f"{shown(member)} in {path}")
     else:
         raise UserError(f"there is no file or folder {path}")
 
 
-def read_state_dict(file: Path) -> dict[str, Tensor]:
+def read_state_dict(file: CheckpointFile) -> dict[str, Tensor]:
     """Read the weights of a checkpoint.
 
     Args:
-        file: what ``torch.save`` wrote: a state dict, or a dictionary that holds one under ``state_dict``. Names may
-            begin with ``module.``, as those of a DataParallel model do.
+        file: what ``torch.save`` wrote: a state dict, or a dictionary that holds one under ``state_dict_ema``,
+            ``state_dict`` or ``model``; of several, the first is taken, as timm does. Names may begin with
+            ``module.``, as those of a DataParallel model do.
 
     Returns:
         Names to tensors, on the CPU.
@@ -67,25 +79,27 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         UserError: if the file is no such checkpoint, is damaged, is compressed, holds anything but tensors and plain
             values, or a tensor that is not dense or claims more numbers than the file holds.
     """
+    path, called = file
     _refuse_compressed(file)
     try:
-        with warnings.catch_warnings():
+        # the arguments of a training script, as timm's own stores them, are names and values and nothing else
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # about tensors that are refused later, such as sparse ones
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can make the reader fail in any way
         if isinstance(error, pickle.UnpicklingError):
             reason = "it is no checkpoint of torch, is damaged, or holds more than tensors and plain values"
         else:
             reason = f"it is damaged or no checkpoint of torch ({one_line(error)[:200]})"
-        raise UserError(f"cannot read {file}: {reason}; nothing in it was executed.") from error
-    state: Any = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+        raise UserError(f"cannot read {called}: {reason}; nothing in it was executed.") from error
+    state: Any = _state_dict_in(checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(key, str) for key in state):
-        raise UserError(f"{file} holds no state dict, but {type(checkpoint).__name__}")
+        raise UserError(f"{called} holds no state dict, but {type(checkpoint).__name__}")
     for key, value in state.items():
         if not isinstance(value, Tensor):
-            raise UserError(f"{file}: expected a tensor under {shown(key)}, got {type(value).__name__}")
+            raise UserError(f"{called}: expected a tensor under {shown(key)}, got {type(value).__name__}")
         if not _is_whole(value):
-            raise UserError(f"{file}: the tensor under {shown(key)} is not dense, or claims more than the file holds")
+            raise UserError(f"{called}: the tensor under {shown(key)} is not dense, or claims more than the file holds")
     prefix = "module."
     wrapped = all(key.startswith(prefix) for key in state)
     return {key.removeprefix(prefix) if wrapped else key: value for key, value in state.items()}
@@ -104,7 +118,7 @@ def _is_whole(tensor: Tensor) -> bool:
 
 
 @contextmanager
-def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+def _archive(path: Path, called: object) -> Iterator[zipfile.ZipFile]:
     """Open a zip archive; a damaged or hostile one can make its reader fail in any way."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -112,30 +126,39 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path} is a damaged zip archive: {one_line(error)}") from error
+        raise UserError(f"{called} is a damaged zip archive: {one_line(error)}") from error
 
 
 def _is_archive_of_a_folder(path: Path) -> bool:
     """Tell an archive of files from the zip format that torch itself writes."""
     if not zipfile.is_zipfile(path):
         return False
-    with _archive(path) as archive:
+    with _archive(path, path) as archive:
         return not any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist())
 
 
-def _refuse_compressed(file: Path) -> None:
+def _state_dict_in(checkpoint: dict[str, Any]) -> Any:
+    """Find the weights in what a training script stored; a state dict has none of the names."""
+    held = [checkpoint[name] for name in STATE_DICT_NAMES if checkpoint.get(name) is not None]
+    return held[0] if held else checkpoint
+
+
+def _refuse_compressed(file: CheckpointFile) -> None:
     """Refuse a file in torch's zip format that would take more memory than it has bytes: torch compresses nothing."""
-    if not zipfile.is_zipfile(file):
+    path, called = file
+    if not zipfile.is_zipfile(path):
         return
-    with _archive(file) as archive:
-        unpacked, size = sum(info.file_size for info in archive.infolist()), file.stat().st_size
+    with _archive(path, called) as archive:
+        unpacked, size = sum(info.file_size for info in archive.infolist()), path.stat().st_size
     if unpacked > size:
-        raise UserError(f"cannot read {file}: its {size} bytes would unpack to {unpacked}; torch writes no such files.")
+        raise UserError(
+            f"cannot read {called}: its {size} bytes would unpack to {unpacked}; torch writes no such files."
+        )
 
 
-def _unpack(path: Path, target: Path) -> None:
-    """Copy the one checkpoint out of an archive, to a place that the archive has no say in."""
-    with _archive(path) as archive:
+def _unpack(path: Path, target: Path) -> str:
+    """Copy the one checkpoint out of an archive, to a place that the archive has no say in, and return its name."""
+    with _archive(path, path) as archive:
         member = _the_one([info.filename for info in archive.infolist() if not info.is_dir()], path)
         size = archive.getinfo(member).file_size
         if size > LARGEST:
@@ -143,6 +166,7 @@ def _unpack(path: Path, target: Path) -> None:
         # no more than was announced is read: zipfile stops at file_size and checks the sum
         with archive.open(member) as source, target.open("wb") as copy:
             shutil.copyfileobj(source, copy)
+    return member
 
 
 def _the_one(names: list[str], path: Path) -> str:

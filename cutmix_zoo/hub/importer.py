@@ -50,7 +50,7 @@ def import_checkpoint(path: str | Path, name: str, dataset: str | None = None) -
     _check_name(name, entry, dataset)
     with checkpoint_file(path) as file:
         weights = read_state_dict(file)
-        source = {"file": path.name, "sha256": file_sha256(file)}
+        source = {"file": path.name, "sha256": file_sha256(file.path)}
     model = _network(name, weights)
     known = _dataset(model, entry, dataset)
     data_config = _data_config(model, entry, known)

@@ -1,5 +1,6 @@
 """Imports of checkpoints in the authors' format, and of files that should not be imported."""
 
+import argparse
 import io
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.utils import CheckpointSaver, ModelEmaV3
 from torch import nn
 
 from cutmix_zoo.errors import UserError
@@ -156,6 +158,27 @@ def test_a_shared_folder_as_a_browser_gets_it(holder: str, small: Path, store: P
     folder = import_checkpoint(path, SMALL)
     source = json.loads((folder / "config.json").read_text())["provenance"]["source"]
     assert source == {"file": "download", "sha256": file_sha256(small)}
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_checkpoints_of_timms_own_script(ema: bool, store: Path, tmp_path: Path) -> None:
+    net = timm.create_model("cifar_resnet8")
+    average = ModelEmaV3(net) if ema else None
+    arguments = argparse.Namespace(model="cifar_resnet8", lr=0.1, mean=(0.5,))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    saver = CheckpointSaver(net, optimizer, arguments, model_ema=average, checkpoint_dir=str(tmp_path))
+    kept = net.fc.weight.detach().clone()
+    nn.init.ones_(net.fc.weight)
+    saver.save_checkpoint(0, metric=1.0)
+    import_checkpoint(tmp_path / "last.pth.tar", SMALL)
+    expected = kept if ema else torch.ones_like(kept)
+    assert torch.equal(timm.create_model(SMALL, pretrained=True).fc.weight, expected)
+
+
+def test_weights_under_the_name_that_torchvision_gives_them(store: Path, tmp_path: Path) -> None:
+    weights = state()
+    import_checkpoint(saved({"model": weights, "model_ema": {}, "epoch": 3}, tmp_path / "model_3.pth"), SMALL)
+    assert torch.equal(timm.create_model(SMALL, pretrained=True).fc.weight, weights["fc.weight"])
 
 
 def test_an_import_is_replaced_by_the_next(store: Path, tmp_path: Path) -> None:
@@ -340,6 +363,13 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_is(untouched: Path, tmp_path:
         for info in source.infolist():
             target.writestr(info.filename, source.read(info))
     refused(path, r"cannot read .*bomb\.pth: its \d{6} bytes would unpack to 43\d{5}; torch writes no such", untouched)
+
+
+def test_a_file_in_an_archive_is_called_by_its_name_there(untouched: Path, tmp_path: Path) -> None:
+    path = tmp_path / "download.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("PyraNet200/model_best.pth.tar", "text")
+    refused(path, r"^cannot read 'PyraNet200/model_best.pth.tar' in .*/download.zip: it is", untouched)
 
 
 def test_an_archive_has_no_say_in_where_it_is_unpacked(small: Path, store: Path, tmp_path: Path) -> None:
