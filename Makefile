@@ -13,7 +13,7 @@ quickstart: $(VENV)/.plots
 		-m cutmix_zoo.train --config quickstart --resume auto
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -24,6 +24,19 @@ class SampleError(UserError):
     """A :class:`UserError` about one sample, which in a launch of several processes only one of them meets."""
 
 
+class Preempted(KeyboardInterrupt):
+    """A run was asked to stop from outside, saved what it had, and stopped.
+
+    Args:
+        message: where it stands and how to go on.
+        signal: the number of the signal that asked.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 def one_line(error: BaseException) -> str:
     """Fold the message of another library's error into one line."""
     return " ".join(str(error).split()) or type(error).__name__
@@ -73,7 +86,8 @@ def run_command(command: Callable[[Sequence[str]], None], program: str, argument
         arguments: what follows the program's name; ``None`` takes ``sys.argv``.
 
     Returns:
-        The exit status: 0, 2 after a :class:`UserError`, 130 after Ctrl-C, 141 if nobody reads on.
+        The exit status: 0, 2 after a :class:`UserError`, 130 after Ctrl-C, 141 if nobody reads on, and 128 and the
+        signal's number after another signal that a run has honoured.
     """
     try:
         command(sys.argv[1:] if arguments is None else arguments)
@@ -86,6 +100,10 @@ def run_command(command: Callable[[Sequence[str]], None], program: str, argument
         if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, SampleError):
             sys.stderr.write(f"{program}: error: {error}\n")
         return 2
+    except Preempted as stop:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            sys.stderr.write(f"{program}: {stop}\n")
+        return 128 + stop.signal
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: interrupted\n")
         return 130

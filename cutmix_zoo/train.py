@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from cutmix_zoo.errors import run_command
+from cutmix_zoo.data.datasets import dataset_size
+from cutmix_zoo.errors import UserError, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.pictures import draw_curves
@@ -25,9 +26,10 @@ from cutmix_zoo.training.job import Job, make_job
 from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.loop import fit
 from cutmix_zoo.training.overrides import split_overrides
+from cutmix_zoo.training.preemption import stop_requests, stop_with_launcher
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_keys
-from cutmix_zoo.training.run import RunFolder, begin, check_unused, find_start
+from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find_start, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,8 +39,16 @@ if TYPE_CHECKING:
 _PACKAGES = ("cutmix_zoo", "torch", "torchvision", "timm", "accelerate")
 
 
-def train(recipe: Recipe, output: str | Path | None = None, resume: str | Path | None = None) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
+    *,
+    allow_changes: bool = False,
+) -> dict[str, Any]:
     """Train a recipe and leave a run folder.
+
+    In the main thread, SIGTERM and SIGINT (Ctrl-C) end the run after the step it is at, with a checkpoint.
 
     Args:
         recipe: what to train; see :func:`~cutmix_zoo.training.recipe.load_recipe`.
@@ -46,12 +56,14 @@ def train(recipe: Recipe, output: str | Path | None = None, resume: str | Path |
             ``runs/<name of the recipe>``.
         resume: ``"auto"`` goes on from the newest checkpoint in the folder, or starts if there is none; a path goes on
             from that checkpoint; ``None`` starts, and refuses a folder that holds a run.
+        allow_changes: resume although the recipe, the number of processes, the precision or the data has changed.
 
     Returns:
         The run's summary: what ``summary.json`` holds. ``"auto"`` does not train a finished run again.
 
     Raises:
         UserError: for whatever the user can put right: recipe, data, folder, launch.
+        Preempted: if a signal has stopped the run.
     """
     resume = None if resume is None else str(resume)
     folder = RunFolder(Path(output) if output else default_output(recipe, resume))
@@ -60,13 +72,16 @@ def train(recipe: Recipe, output: str | Path | None = None, resume: str | Path |
     accelerator = make_accelerator(recipe.runtime.trackers, folder.path)
     job = make_job(recipe, accelerator)
     progress = Progress(
-        recipe_dict(job.recipe), world_size=accelerator.num_processes, mixed_precision=accelerator.mixed_precision
+        recipe_dict(job.recipe),
+        world_size=accelerator.num_processes,
+        mixed_precision=accelerator.mixed_precision,
+        train_images=dataset_size(job.splits.train),
     )
-    checkpoint = find_start(folder, progress, resume)
+    checkpoint = find_start(folder, progress, resume, allow_changes=allow_changes)
     summary = folder.summary() if resume == "auto" else None
     if summary is None:
         if checkpoint is not None:
-            progress = _load(job, checkpoint)
+            progress = _load(job, checkpoint, progress)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             begin(folder, job.recipe, progress)
@@ -83,11 +98,21 @@ def default_output(recipe: Recipe, resume: str | None) -> Path:
     return Path("runs", recipe.name)
 
 
-def _load(job: Job, checkpoint: Path) -> Progress:
+def _load(job: Job, checkpoint: Path, launch: Progress) -> Progress:
+    """Bring network, optimizer and scaler to where a checkpoint was, and say where that is for this launch."""
     scaler = load_checkpoint(checkpoint, job.network, job.torch_optimizer)
     if job.accelerator.scaler is not None and scaler:
         job.accelerator.scaler.load_state_dict(scaler)
-    return read_progress(checkpoint)
+    start = read_progress(checkpoint)
+    if start.step and start.train_images != launch.train_images:
+        raise UserError(
+            f"cannot resume: {checkpoint} lies within an epoch of {start.train_images} training images, and there are "
+            f"{launch.train_images} now; resume from the end of an epoch."
+        )
+    if len(start.sums) not in (0, launch.world_size):
+        start.sums = [[sum(part) for part in zip(*start.sums, strict=True)], *[[0.0] * 3] * (launch.world_size - 1)]
+    same = {key: getattr(launch, key) for key in ("recipe", "world_size", "mixed_precision", "train_images")}
+    return replace(start, **same)
 
 
 def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
@@ -96,20 +121,30 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     try:
         if job.recipe.runtime.trackers:
             accelerator.init_trackers("tensorboard")
+        with stop_requests() as stop:
+            if accelerator.is_main_process:
+                _draw(draw_preview, job.recipe, job.splits, folder.plots / "preview.png")
+            fit(job, folder, progress, evaluate_accuracy, stop)
         if accelerator.is_main_process:
-            _draw(draw_preview, job.recipe, job.splits, folder.plots / "preview.png")
-        fit(job, folder, progress, evaluate_accuracy)
-        if accelerator.is_main_process:
-            _finish(job, folder, progress)
+            with writing(folder):
+                _finish(job, folder, progress)
     except BaseException as error:
         if accelerator.is_main_process:
-            folder.write_status(
-                "preempted" if isinstance(error, KeyboardInterrupt) else "failed", f"{type(error).__name__}: {error}"
-            )
+            _say_how_it_ended(folder, error)
         raise
+    finally:
+        job.train_loader.close()
     summary = _from_main(folder.summary() if accelerator.is_main_process else None)
     accelerator.end_training()
     return summary
+
+
+def _say_how_it_ended(folder: RunFolder, error: BaseException) -> None:
+    state: Status = "preempted" if isinstance(error, KeyboardInterrupt) else "failed"
+    try:
+        folder.write_status(state, f"{type(error).__name__}: {error}")
+    except OSError as again:  # a full disk, of which the error itself tells
+        tqdm.write(f"cannot write {folder.status_file}: {again}", file=sys.stderr)
 
 
 def _from_main(summary: dict[str, Any] | None) -> dict[str, Any]:
@@ -196,7 +231,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="the run's folder (default: runs/<recipe name>)")
     parser.add_argument(
-        "--resume", metavar="auto|PATH", help="go on from the folder's newest checkpoint, or from this checkpoint"
+        "--resume", metavar="auto|PATH", help="go on from the folder's newest sound checkpoint, or from this one"
+    )
+    parser.add_argument(
+        "--allow-changes", action="store_true", help="resume although recipe, processes, precision or data have changed"
     )
     return parser
 
@@ -205,7 +243,9 @@ def command(arguments: Sequence[str]) -> None:
     """Train as the command line says."""
     options, rest = make_parser().parse_known_args(arguments)
     recipe = load_recipe(options.config, split_overrides(rest))
-    summary = train(recipe, options.output, options.resume)
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        stop_with_launcher()
+    summary = train(recipe, options.output, options.resume, allow_changes=options.allow_changes)
     if os.environ.get("RANK", "0") == "0":
         print(closing(summary, options.output or default_output(recipe, options.resume)))  # noqa: T201
 

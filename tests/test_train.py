@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluate import evaluate
 from cutmix_zoo.mixing import Chain, CutMix, Cutout, FeatureMix, MixMethod, Mixup, OneOf, Scheduled
 from cutmix_zoo.train import train
+from cutmix_zoo.training.job import make_network
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.training.settings import Recipe, RegularizeSettings
@@ -147,6 +149,44 @@ def test_a_relative_checkpoint_goes_on_in_its_own_run(
     train(recipe, resume="epoch-0002")
     assert weights(tmp_path / "run") == weights(folder)
     assert sorted(path.name for path in Path().iterdir()) == ["epoch-0001", "epoch-0002", "epoch-0003"]
+
+
+@pytest.mark.parametrize(("key", "choose"), [("top1", max), ("val_loss", min)])
+def test_the_best_epochs_stay_beside_the_newest(
+    key: str, choose: Callable[..., dict[str, float]], finished: tuple[Recipe, Path], tmp_path: Path
+) -> None:
+    recipe, _ = finished
+    runtime = replace(recipe.runtime, keep_checkpoints=1, keep_best=1)
+    evaluate = replace(recipe.evaluate, best_by=key)
+    # so fast a rise of the learning rate that the last epoch is not the best
+    schedule = replace(recipe.schedule, epochs=6, name="constant", warmup_epochs=6)
+    wild = replace(recipe.optimizer, lr=20.0)
+    train(replace(recipe, runtime=runtime, evaluate=evaluate, schedule=schedule, optimizer=wild), tmp_path / "run")
+    best = choose(metrics(tmp_path / "run"), key=lambda line: line[key])["epoch"]
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert best != 6
+    assert kept == [f"epoch-{best:04d}", "epoch-0006"]
+
+
+def test_checkpoints_within_an_epoch_by_steps_and_by_time(
+    finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, folder = finished
+    names = []
+    original = cutmix_zoo.training.saver.save_checkpoint
+    monkeypatch.setattr(
+        cutmix_zoo.training.saver, "save_checkpoint", lambda *a: names.append(a[1].name) or original(*a)
+    )
+    by_steps = replace(recipe.runtime, checkpoint_every_steps=2)
+    train(replace(recipe, runtime=by_steps), tmp_path / "steps")
+    within = [f"epoch-000{epoch}-step-00000{step}" for epoch in range(3) for step in (2, 4)]
+    assert names == sorted([*within, "epoch-0001", "epoch-0002", "epoch-0003"])
+    names.clear()
+    clock = iter(range(0, 100_000, 21))  # seconds: each look at the clock is 21 later
+    monkeypatch.setattr(cutmix_zoo.training.saver.time, "monotonic", lambda: next(clock))
+    train(replace(recipe, runtime=replace(recipe.runtime, checkpoint_every_minutes=1.0)), tmp_path / "time")
+    assert names == [name for epoch in range(3) for name in (f"epoch-000{epoch}-step-000003", f"epoch-000{epoch + 1}")]
+    assert weights(tmp_path / "time") == weights(tmp_path / "steps") == weights(folder)
 
 
 def test_half_precision_trains_and_is_measured_in_float32(
@@ -327,12 +367,56 @@ def test_tensorboard_gets_the_numbers_of_metrics_jsonl(finished: tuple[Recipe, P
         assert logged == pytest.approx({line["epoch"]: line[key] for line in lines}), key
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_says_so(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_stops_the_run_and_says_where(
+    finished: tuple[Recipe, Path], tmp_path: Path
+) -> None:
     recipe, _ = finished
     wild = replace(recipe, optimizer=replace(recipe.optimizer, lr=1e30))
-    with pytest.raises(UserError, match=r"loss of epoch \d is not a finite number.*lower optimizer.lr"):
+    place = r"the gradient of epoch 1, step 3 \(learning rate 4e\+29\) is not finite: lower optimizer.lr"
+    with pytest.raises(UserError, match=f"{place}.*The last good checkpoint is not written yet"):
         train(wild, tmp_path / "wild")
     assert json.loads((tmp_path / "wild" / "status.json").read_text())["state"] == "failed"
+    often = replace(wild, runtime=replace(wild.runtime, checkpoint_every_steps=1))
+    with pytest.raises(UserError, match=r"The last good checkpoint is .*/checkpoints/epoch-0000-step-000002\.$"):
+        train(often, tmp_path / "often")
+
+
+def test_bad_gradients_are_skipped_as_often_as_the_recipe_allows(
+    finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, _ = finished
+    original, calls = cutmix_zoo.training.loop.SoftTargetCrossEntropy, 0
+
+    class SometimesInfinite(original):
+        def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            # as an overflow of the gradient: the loss itself is finite
+            x.register_hook(lambda grad: grad * torch.inf if calls in (4, 7) else grad)
+            return super().forward(x, target)
+
+    monkeypatch.setattr(cutmix_zoo.training.loop, "SoftTargetCrossEntropy", SometimesInfinite)
+    lenient = replace(recipe, optimizer=replace(recipe.optimizer, skip_nonfinite=2))
+    train(lenient, tmp_path / "lenient")
+    state = json.loads((tmp_path / "lenient" / "checkpoints" / "epoch-0003" / "state.json").read_text())
+    assert state["progress"]["skipped"] == 2
+    calls = 0
+    strict = replace(recipe, optimizer=replace(recipe.optimizer, skip_nonfinite=1))
+    with pytest.raises(UserError, match=r"epoch 2, step 2 .* is not finite"):
+        train(strict, tmp_path / "strict")
+
+
+def test_clipping_bounds_how_far_an_update_goes(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, _ = finished
+    plain = {"name": "momentum", "momentum": 0.0, "weight_decay": 0.0, "lr": 1.0}
+    short = replace(recipe, schedule=replace(recipe.schedule, epochs=1, warmup_epochs=0, name="constant"))
+    clipped = replace(short, optimizer=replace(recipe.optimizer, clip_norm=1e-3, **plain))
+    train(clipped, tmp_path / "run")
+    start = make_network(load_recipe(tmp_path / "run" / "recipe.yaml")).state_dict()
+    end = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    keys = [key for key in start if "running" not in key and "num_batches" not in key]
+    moved = torch.cat([(end[key] - start[key]).flatten() for key in keys]).norm()
+    assert 1e-3 < moved <= 5.01e-3  # five updates of 1e-3 each, in directions of their own
 
 
 def test_without_matplotlib_the_numbers_are_still_there(

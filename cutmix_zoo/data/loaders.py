@@ -20,7 +20,7 @@ from cutmix_zoo.keys import Stream, generator_for
 from cutmix_zoo.mixing import collate_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from cutmix_zoo.data.settings import DataSettings
 
@@ -43,7 +43,7 @@ class TrainLoader:
         """Count the steps of a whole epoch."""
         return self._steps
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch]:
         """Iterate over an epoch, or over the rest of it; over one at a time.
 
         Args:
@@ -65,6 +65,11 @@ class TrainLoader:
             # the base seed of the workers, with which some readers shuffle
             self._loader.generator = generator_for(source.seed, Stream.SHUFFLE, epoch, source.rank)
             yield from islice(_user_errors(self._loader), start_step, self._steps)
+
+    def close(self) -> None:
+        """Stop the workers that are kept from epoch to epoch; another epoch starts new ones."""
+        # torch has no name for it; left to the end of the process, each worker takes five seconds
+        self._loader._iterator = None
 
 
 class EvalLoader:

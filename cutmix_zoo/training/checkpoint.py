@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.training.files import read_json, write_json
+from cutmix_zoo.training.files import read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 _STATE, _SUMS = "state.json", "checksums.json"
@@ -28,29 +30,56 @@ class Progress:
     Args:
         recipe: what is trained, resolved, as :func:`~cutmix_zoo.training.recipe.recipe_dict` gives it.
         metrics: the lines of ``metrics.jsonl``, one for each finished epoch.
-        images: training images seen, over all processes.
-        seconds: time spent training, without evaluation.
+        step: steps done in the epoch under way.
+        sums: what each process has added up over these steps.
+        skipped: updates left out because their gradient was not finite.
+        images: training images of the finished epochs, over all processes.
+        seconds: time spent training in the finished epochs, without evaluation.
+        epoch_seconds: time spent training in the epoch under way.
         world_size: processes of the run.
         mixed_precision: Accelerate's name for the run's precision.
+        train_images: size of the training split.
     """
 
     recipe: dict[str, Any]
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    sums: list[list[float]] = field(default_factory=list)
+    skipped: int = 0
     images: int = 0
     seconds: float = 0.0
+    epoch_seconds: float = 0.0
     world_size: int = 1
     mixed_precision: str = "no"
+    train_images: int = 0
 
     @property
     def epoch(self) -> int:
         """Finished epochs."""
         return len(self.metrics)
 
+    def end_epoch(self, line: dict[str, Any], images: int) -> None:
+        """Count the epoch under way among the finished ones.
+
+        Args:
+            line: its line of ``metrics.jsonl``.
+            images: its training images, over all processes.
+        """
+        self.metrics.append(line)
+        self.images += images
+        self.seconds += self.epoch_seconds
+        self.step, self.sums, self.epoch_seconds = 0, [], 0.0
+
+    @property
+    def name(self) -> str:
+        """What its checkpoint is called; names sort as positions in the run do."""
+        return f"epoch-{self.epoch:04d}" + (f"-step-{self.step:06d}" if self.step else "")
+
 
 def save_checkpoint(
     folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: dict[str, Any]
 ) -> Path:
-    """Write ``folder/epoch-NNNN`` and make it visible in one step.
+    """Write a checkpoint beside its place, to the disk, and give it its name in one step.
 
     Args:
         folder: the run's ``checkpoints`` folder.
@@ -60,38 +89,44 @@ def save_checkpoint(
         scaler: the state of the gradient scaler, empty where there is none.
 
     Returns:
-        The checkpoint's folder.
+        The checkpoint's folder, ``epoch-NNNN`` after so many epochs, or ``epoch-NNNN-step-NNNNNN`` within the next one.
 
     Raises:
-        UserError: if the optimizer's state is more than tensors and numbers.
+        UserError: if a weight is not finite, or the optimizer's state is more than tensors and numbers.
+        OSError: if the disk does not take it. Earlier checkpoints stay as they are.
     """
-    final = folder / f"epoch-{progress.epoch:04d}"
+    final = folder / progress.name
     part = folder / f"{final.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(_contiguous(model.state_dict()), part / "model.safetensors", metadata={"format": "pt"})
+    weights = _contiguous(model.state_dict())
+    broken = next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
+    if broken is not None:
+        raise UserError(f"{broken} of the network is not finite at {final.name}; it is not saved.")
     tensors, rest = _split_optimizer(optimizer.state_dict())
-    save_file(tensors, part / "optimizer.safetensors", metadata={"format": "pt"})
     try:
-        write_json(part / _STATE, {"progress": asdict(progress), "optimizer": rest, "scaler": scaler})
-    except TypeError as error:
-        raise UserError(
-            f"the state of {type(optimizer).__name__} is more than tensors and numbers and cannot be saved without "
-            f"pickles ({error}); choose another optimizer.name."
-        ) from error
-    write_json(part / _SUMS, {file.name: _sha256(file) for file in sorted(part.iterdir())})
-    for file in part.iterdir():
-        _sync(file)
-    shutil.rmtree(final, ignore_errors=True)
-    part.replace(final)
-    _sync(folder)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        _write(part / "model.safetensors", save(weights, metadata={"format": "pt"}))
+        _write(part / "optimizer.safetensors", save(tensors, metadata={"format": "pt"}))
+        state = {"progress": asdict(progress), "optimizer": rest, "scaler": scaler}
+        _write(part / _STATE, _json(state, type(optimizer).__name__))
+        _write(part / _SUMS, _json({file.name: _sha256(file) for file in sorted(part.iterdir())}))
+        _sync(part)
+        shutil.rmtree(final, ignore_errors=True)
+        part.replace(final)
+        _sync(folder)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     return final
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints, and what a crash left half written."""
+def prune_checkpoints(folder: Path, keep: int, best: Collection[str] = ()) -> None:
+    """Delete all but the newest ``keep`` checkpoints and those called ``best``, and what a crash left half written."""
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        if old.name not in best:
+            # a folder without its checksums is no checkpoint, whatever interrupts the rest
+            (old / _SUMS).unlink()
+            shutil.rmtree(old)
     for part in folder.glob("*.part"):
         shutil.rmtree(part)
 
@@ -138,9 +173,15 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
 
     Returns:
         The state of the gradient scaler, empty where there was none.
+
+    Raises:
+        UserError: if the weights are those of another network.
     """
-    state = read_json(checkpoint / _STATE)
-    model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    state, weights = read_json(checkpoint / _STATE), load_file(checkpoint / "model.safetensors")
+    difference = _shape_difference(weights, model.state_dict())
+    if difference:
+        raise UserError(f"cannot resume: {checkpoint} is of another network ({difference}).")
+    model.load_state_dict(weights)
     optimizer.load_state_dict(_join_optimizer(load_file(checkpoint / "optimizer.safetensors"), state["optimizer"]))
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
@@ -148,6 +189,13 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return state["scaler"]
+
+
+def _shape_difference(old: dict[str, Tensor], new: dict[str, Tensor]) -> str:
+    shapes = [{name: str(list(tensor.shape)) for name, tensor in weights.items()} for weights in (old, new)]
+    different = [name for name in {**old, **new} if shapes[0].get(name) != shapes[1].get(name)]
+    listed = [f"{name}: {shapes[0].get(name, 'missing')} -> {shapes[1].get(name, 'missing')}" for name in different[:3]]
+    return "; ".join(listed + ["..."] * (len(different) > 3))
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -175,6 +223,23 @@ def _join_optimizer(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[st
         part, index, key = place.split("/")
         parts[part][int(index)][key] = tensor
     return {"state": parts["state"], "param_groups": list(parts["param_groups"].values())}
+
+
+def _json(value: Any, owner: str = "") -> bytes:
+    try:
+        return json.dumps(value, indent=2).encode()
+    except TypeError as error:
+        raise UserError(
+            f"the state of {owner} is more than tensors and numbers and cannot be saved without "
+            f"pickles ({error}); choose another optimizer.name."
+        ) from error
+
+
+def _write(file: Path, content: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _sha256(file: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -78,6 +78,32 @@ def sum_over_processes(accelerator: Accelerator, sums: Tensor) -> Tensor:
         The sum, on the CPU of every process.
     """
     return accelerator.reduce(sums.to(accelerator.device)).cpu()
+
+
+def gather_from_processes(accelerator: Accelerator, values: Tensor) -> list[list[float]]:
+    """Collect the numbers (N,) of every process, in the order of their ranks."""
+    return accelerator.gather(values.to(accelerator.device)[None]).tolist()
+
+
+class Consensus:
+    """Let all processes of a launch take the same decision, at the same step.
+
+    Processes exchange one integer on the CPU, which does not wait for a GPU.
+
+    Args:
+        accelerator: this process's place in the launch.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._group: Any = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
+
+    def highest(self, value: int) -> int:
+        """Return the highest of the values that the processes bring; all have to bring one."""
+        if self._group is None:
+            return value
+        values = torch.tensor(value)
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, self._group)
+        return int(values)
 
 
 def _need_tensorboard() -> None:

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,97 +17,132 @@ from tqdm import tqdm
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import Stream, seed_for
 from cutmix_zoo.mixing import mix_features, mixed_accuracy
-from cutmix_zoo.training.checkpoint import Progress, prune_checkpoints, save_checkpoint
-from cutmix_zoo.training.files import write_lines
+from cutmix_zoo.training.checkpoint import list_checkpoints
+from cutmix_zoo.training.gradient import GradientGuard, NotFiniteError
+from cutmix_zoo.training.saver import Saver
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cutmix_zoo.training.checkpoint import Progress
     from cutmix_zoo.training.job import Job
+    from cutmix_zoo.training.preemption import StopRequest
     from cutmix_zoo.training.run import RunFolder
 
 Evaluate = Callable[..., dict[str, float]]
 """What measures a network: :func:`cutmix_zoo.evaluation.accuracy.evaluate_accuracy` or its like."""
+Line = dict[str, float | None]
+"""Numbers of an epoch, by name."""
 
 
-def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate) -> None:
-    """Train from ``progress`` to the end of the run, an epoch at a time.
+def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, stop: StopRequest) -> None:
+    """Train from ``progress`` to the end of the run.
 
     Args:
         job: what is trained; its network, optimizer and scaler stand where ``progress`` says.
         folder: where metrics and checkpoints go.
         progress: how far the run is; it is moved on in place.
         evaluate: measures a network on batches.
+        stop: is looked at between two steps.
 
     Raises:
-        UserError: if the loss is not finite.
+        UserError: if a gradient or the loss is not finite.
+        Preempted: if a stop was requested; a checkpoint has been written.
     """
-    settings = job.recipe.schedule
-    bar = _make_bar(job, done=progress.epoch)
-    with bar:
-        for epoch in range(progress.epoch, settings.epochs):
-            started = time.perf_counter()
-            line: dict[str, float | None] = dict(train_epoch(job, epoch, bar))
-            seconds = time.perf_counter() - started
+    epochs, settings = job.recipe.schedule.epochs, job.recipe.optimizer
+    guard = GradientGuard(settings.clip_norm, settings.skip_nonfinite, progress.skipped)
+    saver = Saver(job, folder, stop, check=guard.check)
+    with _make_bar(job, progress) as bar:
+        while progress.epoch < epochs:
+            try:
+                trained = train_epoch(job, progress, guard, bar, saver.after_step)
+            except NotFiniteError as error:
+                last = max(list_checkpoints(folder.checkpoints), default=None)
+                raise UserError(
+                    f"{error}: lower optimizer.lr, set optimizer.clip_norm, or lengthen schedule.warmup_epochs. "
+                    f"The last good checkpoint is {last or 'not written yet'}."
+                ) from error
             if job.accelerator.num_processes > 1:
-                distribute_bn(job.network, job.accelerator.num_processes, reduce=True)
-            progress.images += job.images_per_epoch
-            progress.seconds += seconds
-            line = {"epoch": epoch + 1, **line, **_measure(job, epoch, evaluate)}
-            line["images_per_second"] = job.images_per_epoch / seconds
-            progress.metrics.append(line)
-            _save(job, folder, progress)
+                # those of rank 0, which DistributedDataParallel hands to the others before each step as well
+                distribute_bn(job.network, job.accelerator.num_processes, reduce=False)
+            line = {"epoch": progress.epoch + 1, **trained, **_measure(job, progress.epoch, evaluate)}
+            line["images_per_second"] = job.images_per_epoch / progress.epoch_seconds
+            progress.end_epoch(line, job.images_per_epoch)
+            saver.after_epoch(progress)
             if job.accelerator.is_main_process:
-                bar.write(_describe(line, settings.epochs))
+                bar.write(_describe(line, epochs))
 
 
-def train_epoch(job: Job, epoch: int, bar: tqdm) -> dict[str, float]:
-    """Train one epoch.
+def train_epoch(
+    job: Job, progress: Progress, guard: GradientGuard, bar: tqdm, after_step: Callable[[Progress, Tensor], None]
+) -> Line:
+    """Train an epoch, or the rest of it.
 
     Args:
         job: what is trained.
-        epoch: which, from 0.
+        progress: where the run is; its step is moved on to the end of the epoch.
+        guard: says which gradients are applied.
         bar: is moved on by the images of all processes.
+        after_step: is called after each step with ``progress`` and what this process has added up.
 
     Returns:
         ``lr`` of the last update, and over all processes ``train_loss`` in nats and ``mixed_top1`` in percent.
 
     Raises:
+        NotFiniteError: if a gradient is not finite.
         UserError: if the loss is not finite, or the mixing method cannot mix a batch.
     """
-    criterion = SoftTargetCrossEntropy()
     job.model.train()
-    count, sums = 0, torch.zeros(2, dtype=torch.float64, device=job.accelerator.device)
-    for step, batch in enumerate(job.train_loader.epoch(epoch)):
-        update = epoch * job.updates_per_epoch + step
-        job.set_update(update)
-        images, targets, plan = job.mixed(batch, epoch, step)
-        # dropout and drop path draw from the global generators: derive those too, so that nothing need be saved
-        torch.manual_seed(seed_for(job.recipe.seed, Stream.MODEL, update, job.accelerator.process_index))
-        with mix_features(job.model, plan):
-            with job.accelerator.autocast():
-                logits = job.model(images)
-            loss = criterion(logits.float(), targets)
-            # inside, because gradient checkpointing computes the mixed maps a second time
-            job.accelerator.backward(loss)
-        job.optimizer.step()
-        job.optimizer.zero_grad()
-        sums += torch.stack([loss.detach().double(), mixed_accuracy(logits.detach(), targets).double()]) * len(images)
-        count += len(images)
-        bar.update(len(images) * job.accelerator.num_processes)
-    loss_sum, hits = job.reduce(sums).tolist()
-    count *= job.accelerator.num_processes
+    # loss, hits and images; after a resume, what this process had added up before
+    before = progress.sums[job.accelerator.process_index] if progress.sums else [0.0] * 3
+    sums = torch.tensor(before, dtype=torch.float64, device=job.accelerator.device)
+    epoch, lap = progress.epoch, time.perf_counter()
+    # closed when the run stops within the epoch: a traceback would keep it, and with it the workers
+    with closing(job.train_loader.epoch(epoch, progress.step)) as batches:
+        for batch in batches:
+            sums += _train_step(job, batch, epoch, progress.step, guard)
+            progress.step, progress.skipped = progress.step + 1, guard.skipped
+            bar.update(job.recipe.data.batch_size)
+            progress.epoch_seconds += time.perf_counter() - lap
+            after_step(progress, sums)
+            lap = time.perf_counter()
+    guard.check()
+    loss_sum, hits, count = job.reduce(sums).tolist()
     if not math.isfinite(loss_sum):
-        raise UserError(
-            f"the training loss of epoch {epoch + 1} is not a finite number (learning rate {job.lr:.3g}); "
-            "lower optimizer.lr, or lengthen schedule.warmup_epochs. The last checkpoint is from before that epoch."
-        )
+        raise NotFiniteError(f"the training loss of epoch {epoch + 1} (learning rate {job.lr:.3g}) is not finite")
     return {"lr": job.lr, "train_loss": loss_sum / count, "mixed_top1": hits / count}
 
 
-def _measure(job: Job, epoch: int, evaluate: Evaluate) -> dict[str, float | None]:
+def _train_step(job: Job, batch: tuple[Tensor, Tensor], epoch: int, step: int, guard: GradientGuard) -> Tensor:
+    """Train on one batch and return the sums of its loss and hits, and its size."""
+    update = epoch * job.updates_per_epoch + step
+    job.set_update(update)
+    images, targets, plan = job.mixed(batch, epoch, step)
+    # dropout and drop path draw from the global generators: derive those too, so that nothing need be saved
+    torch.manual_seed(seed_for(job.recipe.seed, Stream.MODEL, update, job.accelerator.process_index))
+    with mix_features(job.model, plan):
+        with job.accelerator.autocast():
+            logits = job.model(images)
+        loss = SoftTargetCrossEntropy()(logits.float(), targets)
+        # inside, because gradient checkpointing computes the mixed maps a second time
+        job.accelerator.backward(loss)
+    scaled = job.accelerator.scaler is not None
+    if scaled:
+        job.accelerator.unscale_gradients()
+    norm = guard.clip(job.network.parameters())
+    # a scaler tries out how far it can go, and leaves out by itself what was too far
+    if scaled or guard.admits(norm, f"epoch {epoch + 1}, step {step + 1} (learning rate {job.lr:.3g})"):
+        job.optimizer.step()
+    job.optimizer.zero_grad()
+    mean = torch.stack([loss.detach().double(), mixed_accuracy(logits.detach(), targets).double()])
+    return torch.cat([mean, mean.new_ones(1)]) * len(images)
+
+
+def _measure(job: Job, epoch: int, evaluate: Evaluate) -> Line:
     """Measure the bare network: on unmixed training images, and when it is due on the validation split."""
     options = {"prepare": job.prepare, "reduce": job.reduce}
     clean = evaluate(job.network, job.clean_loader, expected=job.clean_loader.size, **options)
-    line: dict[str, float | None] = {"clean_train_top1": clean["top1"], "top1": None, "top5": None, "val_loss": None}
+    line: Line = {"clean_train_top1": clean["top1"], "top1": None, "top5": None, "val_loss": None}
     last = epoch + 1 == job.recipe.schedule.epochs
     if last or (epoch + 1) % job.recipe.evaluate.every == 0:
         validation = evaluate(job.network, job.val_loader, expected=job.val_loader.size, **options)
@@ -114,21 +150,10 @@ def _measure(job: Job, epoch: int, evaluate: Evaluate) -> dict[str, float | None
     return line
 
 
-def _save(job: Job, folder: RunFolder, progress: Progress) -> None:
-    accelerator, line = job.accelerator, progress.metrics[-1]
-    if accelerator.is_main_process:
-        write_lines(folder.metrics_file, progress.metrics)
-        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
-        save_checkpoint(folder.checkpoints, progress, job.network, job.torch_optimizer, scaler)
-        prune_checkpoints(folder.checkpoints, job.recipe.runtime.keep_checkpoints)
-    accelerator.log({key: value for key, value in line.items() if value is not None}, step=line["epoch"])
-    accelerator.wait_for_everyone()
-
-
-def _make_bar(job: Job, done: int) -> tqdm:
+def _make_bar(job: Job, progress: Progress) -> tqdm:
     return tqdm(
         total=job.recipe.schedule.epochs * job.images_per_epoch,
-        initial=done * job.images_per_epoch,
+        initial=progress.epoch * job.images_per_epoch + progress.step * job.recipe.data.batch_size,
         unit=" images",
         unit_scale=True,
         desc=job.recipe.name,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,9 +17,15 @@ from cutmix_zoo.training.files import read_json, write_json, write_lines, write_
 from cutmix_zoo.training.recipe import dump_recipe, load_recipe, recipe_dict, recipe_difference
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cutmix_zoo.training.settings import Recipe
 
-MAY_DIFFER = ("name", "data.root", "data.download", "data.workers", "runtime.trackers", "runtime.keep_checkpoints")
+MAY_DIFFER = (
+    *("name", "data.root", "data.download", "data.workers", "runtime.trackers", "evaluate.best_by"),
+    *("runtime.keep_checkpoints", "runtime.keep_best"),
+    *("runtime.checkpoint_every_steps", "runtime.checkpoint_every_minutes"),
+)
 """Keys that may change on resume: the numbers of a run do not depend on them."""
 
 Status = Literal["running", "finished", "preempted", "failed"]
@@ -77,39 +85,69 @@ class RunFolder:
         return read_json(self.summary_file) if self.summary_file.exists() else None
 
 
-def find_start(folder: RunFolder, progress: Progress, resume: str | None) -> Path | None:
+@contextmanager
+def writing(folder: RunFolder) -> Iterator[None]:
+    """Say what a disk that takes no more means for a run.
+
+    Raises:
+        UserError: if something in the block cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        last = max(list_checkpoints(folder.checkpoints), default=None)
+        going_on = f"The last good checkpoint is {last}; --resume auto goes on from it." if last else ""
+        raise UserError(f"cannot write to {folder.path}: {error}. {going_on}") from error
+
+
+def find_start(
+    folder: RunFolder, progress: Progress, resume: str | None, *, allow_changes: bool = False
+) -> Path | None:
     """Decide where a run starts, before anything is written.
 
     Args:
         folder: the run's folder.
-        progress: this launch at its beginning: its recipe, its processes, its precision.
-        resume: ``None`` for a new run, ``"auto"`` to go on from the newest checkpoint if there is one, or the path of a
-            checkpoint.
+        progress: this launch at its beginning: its recipe, its processes, its precision, its data.
+        resume: ``None`` for a new run, ``"auto"`` to go on from the newest sound checkpoint if there is one, or the
+            path of a checkpoint. ``"auto"`` warns of damaged ones.
+        allow_changes: go on although recipe, processes, precision or data are others.
 
     Returns:
         The checkpoint to start from, or ``None`` to start from the beginning.
 
     Raises:
-        UserError: if the folder holds something else, or the checkpoint does not fit.
+        UserError: if the folder holds something else, or the checkpoint is damaged or does not fit.
     """
+    checkpoint: Path | None
     if resume is None:
         check_unused(folder)
         return None
     if resume != "auto":
         checkpoint = Path(resume).resolve()
-        _check_checkpoint(checkpoint, progress)
+        check_checkpoint(checkpoint)
         if checkpoint.parent != folder.checkpoints.resolve():
             check_unused(folder)
-        return checkpoint
-    if not folder.recipe_file.exists():
+    elif folder.recipe_file.exists():
+        checkpoint = _newest_sound(folder)
+        if checkpoint is None and not allow_changes:
+            _check_same(recipe_dict(load_recipe(folder.recipe_file)), progress.recipe, folder.recipe_file)
+    else:
         check_unused(folder)
         return None
-    _check_same(recipe_dict(load_recipe(folder.recipe_file)), progress.recipe, folder.recipe_file)
-    checkpoints = list_checkpoints(folder.checkpoints)
-    if not checkpoints:
-        return None
-    _check_checkpoint(checkpoints[-1], progress)
-    return checkpoints[-1]
+    if checkpoint is not None and not allow_changes:
+        _check_fits(checkpoint, progress)
+    return checkpoint
+
+
+def _newest_sound(folder: RunFolder) -> Path | None:
+    for checkpoint in reversed(list_checkpoints(folder.checkpoints)):
+        try:
+            check_checkpoint(checkpoint)
+        except UserError as error:
+            warnings.warn(f"{error} Going back to an earlier one.", stacklevel=2)
+        else:
+            return checkpoint
+    return None
 
 
 def begin(folder: RunFolder, recipe: Recipe, start: Progress) -> None:
@@ -121,21 +159,23 @@ def begin(folder: RunFolder, recipe: Recipe, start: Progress) -> None:
         start: where the run starts.
 
     Raises:
-        UserError: if the folder cannot be made.
+        UserError: if the folder cannot be made or written to.
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {folder.path}: {error}; choose another folder with --output.") from error
-    write_text(
-        folder.recipe_file, f"# resolved by cutmix_zoo; trains again with --config THIS_FILE\n{dump_recipe(recipe)}"
-    )
-    write_lines(folder.metrics_file, start.metrics)
-    for checkpoint in list_checkpoints(folder.checkpoints):
-        if read_progress(checkpoint).epoch > start.epoch:
-            shutil.rmtree(checkpoint)
-    folder.summary_file.unlink(missing_ok=True)
-    folder.write_status("running")
+    with writing(folder):
+        write_text(
+            folder.recipe_file,
+            f"# resolved by cutmix_zoo; trains again with --config THIS_FILE\n{dump_recipe(recipe)}",
+        )
+        write_lines(folder.metrics_file, start.metrics)
+        for checkpoint in list_checkpoints(folder.checkpoints):
+            if checkpoint.name > start.name:
+                shutil.rmtree(checkpoint)
+        folder.summary_file.unlink(missing_ok=True)
+        folder.write_status("running")
 
 
 def check_unused(folder: RunFolder) -> None:
@@ -150,18 +190,24 @@ def check_unused(folder: RunFolder) -> None:
             f"to keep it and start another choose a new folder with --output; "
             f"to throw it away: rm -r {shlex.quote(str(folder.path))}"
         )
-    if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+    if folder.path.exists() and (not folder.path.is_dir() or any(map(_is_foreign, folder.path.iterdir()))):
         raise UserError(f"{folder.path} is not an empty folder and not a run; choose a new folder with --output.")
 
 
-def _check_checkpoint(checkpoint: Path, progress: Progress) -> None:
-    check_checkpoint(checkpoint)
+def _is_foreign(file: Path) -> bool:
+    return file.suffix != ".part"  # what a launch leaves that was killed while it wrote its first file
+
+
+def _check_fits(checkpoint: Path, progress: Progress) -> None:
     before = read_progress(checkpoint)
     _check_same(before.recipe, progress.recipe, checkpoint)
-    for key in ("world_size", "mixed_precision"):
+    for key in ("world_size", "mixed_precision", "train_images"):
         old, new = getattr(before, key), getattr(progress, key)
         if old != new:
-            raise UserError(f"cannot resume: {checkpoint} was written with {key} {old} and this launch has {new}.")
+            raise UserError(
+                f"cannot resume: {checkpoint} was written with {key} {old} and this launch has {new}; "
+                "--allow-changes goes on all the same."
+            )
 
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], place: Path) -> None:
@@ -171,5 +217,5 @@ def _check_same(old: dict[str, Any], new: dict[str, Any], place: Path) -> None:
     if difference:
         raise UserError(
             f"cannot resume: {place} is of another recipe ({'; '.join(difference)}). "
-            "Give the run's own recipe, or choose a new folder with --output."
+            "Give the run's own recipe, choose a new folder with --output, or go on all the same with --allow-changes."
         )

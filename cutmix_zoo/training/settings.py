@@ -84,6 +84,9 @@ class OptimizerSettings:
         momentum: momentum of SGD-like optimizers.
         weight_decay: weight decay.
         decay_all: decay every parameter, as the CutMix authors do; ``False`` spares biases and norms, as timm does.
+        clip_norm: scale the gradient of an update down to this norm where it is longer; ``None`` for as it is.
+        skip_nonfinite: how many updates of a run may be left out because their gradient is not finite; the next one
+            stops the run.
         args: further arguments of the optimizer, such as ``betas``.
 
     Raises:
@@ -95,6 +98,8 @@ class OptimizerSettings:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_all: bool = True
+    clip_norm: float | None = None
+    skip_nonfinite: int = 0
     args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,6 +110,9 @@ class OptimizerSettings:
         require_positive("lr", self.lr)
         require(0 <= self.momentum < 1, f"momentum must be at least 0 and below 1, got {self.momentum}")
         require(self.weight_decay >= 0, f"weight_decay must be at least 0, got {self.weight_decay}")
+        if self.clip_norm is not None:
+            require_positive("clip_norm", self.clip_norm)
+        require(self.skip_nonfinite >= 0, f"skip_nonfinite must be at least 0, got {self.skip_nonfinite}")
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,8 @@ class EvaluateSettings:
     Args:
         batch_size: images a forward pass and process.
         every: epochs between validations; the last epoch is always validated.
+        best_by: the number of ``metrics.jsonl`` that says which epoch is the best: the highest, of ``val_loss`` the
+            lowest.
 
     Raises:
         ValueError: if a number is below 1.
@@ -160,6 +170,7 @@ class EvaluateSettings:
 
     batch_size: int = 250
     every: int = 1
+    best_by: Literal["top1", "top5", "val_loss"] = "top1"
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "every"):
@@ -176,18 +187,29 @@ class RuntimeSettings:
         channels_last: keep images and weights in channels-last memory, which is faster for most convolutions.
         trackers: where Accelerate also logs the numbers of ``metrics.jsonl``.
         keep_checkpoints: how many of the newest checkpoints stay.
+        keep_best: how many checkpoints of the best epochs, by ``evaluate.best_by``, stay beside them.
+        checkpoint_every_steps: also write a checkpoint after so many steps of an epoch; ``None`` for at its end only.
+        checkpoint_every_minutes: also write one when the last is so old; ``None`` for never.
 
     Raises:
-        ValueError: if no checkpoint would be kept.
+        ValueError: if no checkpoint would be kept, or a number is out of range.
     """
 
     mix_on: Literal["device", "collate"] = "device"
     channels_last: bool = True
     trackers: tuple[Literal["tensorboard"], ...] = ()
     keep_checkpoints: int = 2
+    keep_best: int = 0
+    checkpoint_every_steps: int | None = None
+    checkpoint_every_minutes: float | None = None
 
     def __post_init__(self) -> None:
         require_count("keep_checkpoints", self.keep_checkpoints)
+        require(self.keep_best >= 0, f"keep_best must be at least 0, got {self.keep_best}")
+        if self.checkpoint_every_steps is not None:
+            require_count("checkpoint_every_steps", self.checkpoint_every_steps)
+        if self.checkpoint_every_minutes is not None:
+            require_positive("checkpoint_every_minutes", self.checkpoint_every_minutes)
 
 
 @dataclass(frozen=True)

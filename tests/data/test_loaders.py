@@ -103,6 +103,17 @@ def test_workers_change_nothing_and_stay_from_epoch_to_epoch() -> None:
     assert states() == before, "the main process's own generators are not touched"
 
 
+def test_closing_stops_the_workers_and_another_epoch_starts_new_ones() -> None:
+    loader = make(with_workers(2))
+    next(batches := loader.epoch(0))
+    assert len(workers := multiprocessing.active_children()) == 2
+    batches.close()
+    loader.close()
+    assert not any(worker.is_alive() for worker in workers)
+    assert same(list(loader.epoch(1)), list(make().epoch(1)), but_the_process=True)
+    loader.close()
+
+
 def test_spawned_workers_change_nothing() -> None:
     method = multiprocessing.get_start_method()
     multiprocessing.set_start_method("spawn", force=True)

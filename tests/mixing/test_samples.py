@@ -191,7 +191,6 @@ IMAGE, TENSOR = _image(), torch.from_numpy(_image())
         ),
         ((TENSOR.bfloat16(), 0), "an image must be a CPU tensor .*BFloat16"),
     ],
-    ids=str,
 )
 def test_refused_samples(sample: object, message: str) -> None:
     for samples in ([sample], [(IMAGE, 0), sample], [sample, (TENSOR, 0)]):

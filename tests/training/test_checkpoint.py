@@ -75,6 +75,39 @@ def test_half_written_checkpoints_are_not_listed_and_old_ones_pruned(tmp_path: P
     assert sorted(file.name for file in tmp_path.iterdir()) == ["epoch-0002", "epoch-0010", "epoch-0012"]
 
 
+def test_the_best_stay_beside_the_newest(tmp_path: Path) -> None:
+    model, optimizer = make("sgd")
+    for epoch, done in ((1, 0), (2, 0), (3, 0), (3, 7), (3, 12)):
+        save_checkpoint(tmp_path, Progress({}, [{}] * epoch, step=done), model, optimizer, {})
+    prune_checkpoints(tmp_path, keep=1, best=["epoch-0002"])
+    assert [file.name for file in list_checkpoints(tmp_path)] == ["epoch-0002", "epoch-0003-step-000012"]
+
+
+def test_names_sort_as_positions_do() -> None:
+    places = [(0, 0), (0, 1), (0, 99_999), (1, 0), (9, 3), (10, 0), (10, 20)]
+    names = [Progress({}, [{}] * epoch, step=step).name for epoch, step in places]
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_saved(value: float, tmp_path: Path) -> None:
+    model, optimizer = make("sgd")
+    model[1].running_var[0] = value
+    with pytest.raises(UserError, match=r"1.running_var of the network is not finite at epoch-0001; it is not saved"):
+        save_checkpoint(tmp_path, Progress({}, [{}]), model, optimizer, {})
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_weights_of_another_shape_are_refused_with_the_difference(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path, Progress({}, [{}]), *make("sgd"), {})
+    model, optimizer = make("sgd")
+    model[0] = nn.Conv2d(2, 3, 5)
+    model.append(nn.Linear(2, 2))
+    message = r"is of another network \(0.weight: \[3, 2, 3, 3\] -> \[3, 2, 5, 5\]; 4.weight: missing -> \[2, 2\]; "
+    with pytest.raises(UserError, match=message):
+        load_checkpoint(checkpoint, model, optimizer)
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
 def test_damage_is_recognised(file: str, damage: str, tmp_path: Path) -> None:

@@ -128,7 +128,13 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
             10,
             ["regularize", "both scale the residual branch"],
         ),
+        (MINIMAL + "optimizer:\n  clip_norm: 0\n", 9, ["optimizer.clip_norm must be"]),
+        (MINIMAL + "optimizer:\n  skip_nonfinite: -1\n", 9, ["optimizer.skip_nonfinite must be at least 0, got -1"]),
         (MINIMAL + "evaluate:\n  every: 0\n", 9, ["evaluate.every must be"]),
+        (MINIMAL + "evaluate:\n  best_by: loss\n", 9, ["evaluate.best_by", "one of top1, top5, val_loss"]),
+        (MINIMAL + "runtime:\n  keep_best: -1\n", 9, ["runtime.keep_best must be at least 0, got -1"]),
+        (MINIMAL + "runtime:\n  checkpoint_every_steps: 0\n", 9, ["runtime.checkpoint_every_steps must be"]),
+        (MINIMAL + "runtime:\n  checkpoint_every_minutes: 0\n", 9, ["runtime.checkpoint_every_minutes must be"]),
         (MINIMAL + "runtime:\n  keep_checkpoints: 0\n", 9, ["runtime.keep_checkpoints must be"]),
         (MINIMAL + "runtime:\n  trackers: [wandb]\n", 9, ["runtime.trackers", "one of tensorboard"]),
         (

@@ -81,6 +81,24 @@ def test_another_number_of_processes_is_refused(tmp_path: Path, recipe: Recipe) 
         find_start(folder, launch(recipe), "auto")
 
 
+def test_changes_can_be_allowed(tmp_path: Path, recipe: Recipe) -> None:
+    folder = make_run(tmp_path / "run", recipe, epochs=1, world_size=2)
+    other = launch(replace(recipe, optimizer=replace(recipe.optimizer, lr=0.5)))
+    for resume in ("auto", str(folder.checkpoints / "epoch-0001")):
+        assert find_start(folder, other, resume, allow_changes=True) == folder.checkpoints / "epoch-0001"
+
+
+def test_another_number_of_training_images_is_refused(tmp_path: Path, recipe: Recipe) -> None:
+    folder = make_run(tmp_path / "run", recipe, epochs=1)
+    with pytest.raises(UserError, match="written with train_images 0 and this launch has 80; --allow-changes"):
+        find_start(folder, replace(launch(recipe), train_images=80), "auto")
+
+
+def test_what_a_launch_leaves_that_was_killed_at_once_is_no_hindrance(tmp_path: Path, recipe: Recipe) -> None:
+    (tmp_path / "recipe.yaml.part").write_text("# resol")
+    assert find_start(RunFolder(tmp_path), launch(recipe), "auto") is None
+
+
 def test_going_back_forgets_what_came_after(tmp_path: Path, recipe: Recipe) -> None:
     folder = make_run(tmp_path / "run", recipe, epochs=3)
     begin(folder, recipe, replace(launch(recipe), metrics=[{"epoch": 1}, {"epoch": 2}]))

@@ -1,0 +1,251 @@
+"""Runs that are killed, told to stop, or robbed of their disk: nothing is lost, and the end is the same to the bit."""
+
+import json
+import os
+import random
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import cutmix_zoo.train
+from cutmix_zoo.errors import Preempted, UserError
+from cutmix_zoo.train import train
+from cutmix_zoo.training.checkpoint import check_checkpoint, list_checkpoints
+from cutmix_zoo.training.recipe import load_recipe
+from cutmix_zoo.training.run import RunFolder
+from cutmix_zoo.training.settings import Recipe, RegularizeSettings
+from tests.processes import start, start_ranks, wait
+
+TIMES = ("images_per_second",)
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "half": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "empty": lambda file: os.truncate(file, 0),
+    "missing": Path.unlink,
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_data: Path) -> Recipe:
+    """Three epochs of five steps, with everything that draws random numbers, and a checkpoint after each step."""
+    options = {
+        "data.name": "fashion_mnist",
+        "data.root": str(tiny_data),
+        "data.batch_size": "16",
+        "data.workers": "0",
+        "schedule.epochs": "3",
+        "mix.per": "sample",
+        "runtime.checkpoint_every_steps": "1",
+    }
+    recipe = load_recipe("quickstart", options)
+    return replace(recipe, regularize=RegularizeSettings(shakedrop_prob=0.5, drop_rate=0.2, drop_block_rate=0.1))
+
+
+def without_pictures(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(cutmix_zoo.train, "find_spec", lambda _: None)
+    patch.setattr(cutmix_zoo.train.tqdm, "write", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures() -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        without_pictures(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing happens to."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(recipe, folder)
+    torch.set_num_threads(threads)
+    return folder
+
+
+def result(folder: Path) -> tuple[bytes, list[dict[str, float]]]:
+    """What a run comes to: weights and metrics, but for what a clock measured."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return (folder / "model" / "model.safetensors").read_bytes(), [
+        {key: value for key, value in line.items() if key not in TIMES} for line in lines
+    ]
+
+
+def state(folder: Path) -> dict[str, str]:
+    return json.loads((folder / "status.json").read_text())
+
+
+def at_file_operation(folder: Path, count: int, act: Callable[[], object]) -> None:
+    """Do something in front of the ``count``-th operation on the files of a run, in this process."""
+    seen = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal seen
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"):
+            seen += str(folder) in str(arguments[0])
+            if seen == count:
+                seen += 1
+                act()
+
+    sys.addaudithook(hook)
+
+
+def train_alone(recipe: Recipe, folder: Path, kill_at: int = 0, fill_disk_at: int = 0) -> None:
+    """Train in a child process, which may come to grief in front of some file operation."""
+    without_pictures(pytest.MonkeyPatch())
+    if kill_at:
+        at_file_operation(folder, kill_at, partial(os.kill, os.getpid(), signal.SIGKILL))
+    if fill_disk_at:
+        limit = (2000, resource.RLIM_INFINITY)
+        at_file_operation(folder, fill_disk_at, partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit))
+    train(recipe, folder, resume="auto")
+
+
+def kill_often(recipe: Recipe, whole: Path, tmp_path: Path, kills: int) -> None:
+    """Kill runs, half of them in the midst of file operations, half of them anywhere, until enough have died."""
+    rng, died, finished = random.Random(kills), 0, 0
+    folder = tmp_path / "run-0"
+    while died < kills:
+        at = rng.randrange(1, 120)
+        process = start(partial(train_alone, recipe, folder, kill_at=at if at % 2 else 0))
+        process.join(rng.uniform(0.1, 1.3))
+        process.kill()
+        process.join()
+        if process.exitcode == 0:
+            assert result(folder) == result(whole)
+            finished += 1
+            folder = tmp_path / f"run-{finished}"
+        else:
+            assert process.exitcode == -signal.SIGKILL
+            died += 1
+            for checkpoint in list_checkpoints(folder / "checkpoints"):
+                check_checkpoint(checkpoint)
+    train(recipe, folder, resume="auto")
+    assert result(folder) == result(whole)
+
+
+def test_kills_anywhere(recipe: Recipe, whole: Path, tmp_path: Path) -> None:
+    kill_often(recipe, whole, tmp_path, kills=24)
+
+
+@pytest.mark.slow
+def test_many_kills_anywhere(recipe: Recipe, whole: Path, tmp_path: Path) -> None:
+    kill_often(recipe, whole, tmp_path, kills=100)
+
+
+@pytest.mark.parametrize("damage", [pytest.param(damage, id=f"{name}") for name, damage in DAMAGES.items()])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    name: str, damage: Callable[[Path], object], recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    stopped_at(2, recipe, folder.path)
+    older, newest = list_checkpoints(folder.checkpoints)
+    damage(newest / name)
+    if name == "checksums.json" and not (newest / name).exists():
+        train(recipe, folder.path, resume="auto")  # without its last file it is not a checkpoint
+    else:
+        with pytest.warns(UserWarning, match=f"{newest.name}/{name} is .*damaged.* Going back to an earlier one"):
+            train(recipe, folder.path, resume="auto")
+    assert older.name < newest.name
+    assert result(folder.path) == result(whole)
+
+
+def test_where_every_checkpoint_is_damaged_the_run_begins_again(recipe: Recipe, whole: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    stopped_at(2, recipe, folder.path)
+    for checkpoint in list_checkpoints(folder.checkpoints):
+        (checkpoint / "model.safetensors").unlink()
+    with pytest.warns(UserWarning, match="Going back"):
+        train(recipe, folder.path, resume="auto")
+    assert result(folder.path) == result(whole)
+
+
+def stopped_at(step: int, recipe: Recipe, folder: Path, number: int = signal.SIGTERM, **options: object) -> Preempted:
+    """Train until a signal arrives within a step, the ``step``-th of this launch."""
+    original, steps = cutmix_zoo.training.loop.mixed_accuracy, 0
+
+    def signalled(*arguments: object) -> object:
+        nonlocal steps
+        steps += 1
+        if steps == step:
+            os.kill(os.getpid(), number)
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cutmix_zoo.training.loop, "mixed_accuracy", signalled)
+        with pytest.raises(Preempted) as stop:
+            train(recipe, folder, resume="auto", **options)
+    return stop.value
+
+
+@pytest.mark.parametrize("mix_on", ["device", "collate"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_signals_at_any_step_cost_nothing(
+    mix_on: str, workers: int, recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    # nothing is saved but because of the signals
+    runtime = replace(recipe.runtime, mix_on=mix_on, checkpoint_every_steps=None)
+    recipe = replace(recipe, data=replace(recipe.data, workers=workers), runtime=runtime)
+    places = []
+    for step, number in ((1, signal.SIGTERM), (4, signal.SIGINT), (5, signal.SIGTERM), (3, signal.SIGTERM)):
+        stop = stopped_at(step, recipe, folder, number)
+        assert stop.signal == number
+        places.append(sorted(path.name for path in (folder / "checkpoints").iterdir())[-1])
+        assert state(folder)["state"] == "preempted"
+        assert f"stopped by {signal.Signals(number).name} in epoch" in state(folder)["reason"]
+        assert f"saved as {folder / 'checkpoints' / places[-1]}; --resume auto" in str(stop)
+    # one step, then four: the end of an epoch before its evaluation
+    assert places == [
+        "epoch-0000-step-000001",
+        "epoch-0000-step-000005",
+        "epoch-0001-step-000005",
+        "epoch-0002-step-000003",
+    ]
+    train(recipe, folder, resume="auto")
+    assert result(folder) == result(whole)
+    assert state(folder)["state"] == "finished"
+
+
+def test_a_full_disk_is_said_and_costs_nothing(recipe: Recipe, whole: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+
+    assert wait([start(partial(train_alone, recipe, folder.path, fill_disk_at=60))]) == [1]
+    last = list_checkpoints(folder.checkpoints)[-1]
+    message = f"cannot write to {folder.path}: [Errno 27] File too large. The last good checkpoint is {last}; --resume"
+    assert message in state(folder.path)["reason"]
+    assert state(folder.path)["state"] == "failed"
+    assert not list(folder.checkpoints.glob("*.part"))
+    train(recipe, folder.path, resume="auto")
+    assert result(folder.path) == result(whole)
+
+
+def train_and_stop(recipe: Recipe, folder: Path) -> None:
+    """Stop a run of two processes by a signal that only the second one gets."""
+    if os.environ["RANK"] == "1":
+        stopped_at(7, recipe, folder)
+    else:
+        with pytest.raises(Preempted, match="stopped by another process in epoch 2 after step 2"):
+            train(recipe, folder, resume="auto")
+
+
+def test_two_processes_stop_together_and_go_on_with_the_same_bits(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = replace(recipe, runtime=replace(recipe.runtime, checkpoint_every_steps=None))
+    assert wait(start_ranks(partial(train_alone, recipe, tmp_path / "whole"))) == [0, 0]
+    assert wait(start_ranks(partial(train_and_stop, recipe, tmp_path / "resumed"))) == [0, 0]
+    assert [path.name for path in list_checkpoints(tmp_path / "resumed" / "checkpoints")] == [
+        "epoch-0001",
+        "epoch-0001-step-000002",
+    ]
+    assert wait(start_ranks(partial(train_alone, recipe, tmp_path / "resumed"))) == [0, 0]
+    assert result(tmp_path / "resumed") == result(tmp_path / "whole")
+    with pytest.raises(UserError, match="written with world_size 2 and this launch has 1"):
+        train(recipe, tmp_path / "other", resume=tmp_path / "whole" / "checkpoints" / "epoch-0003")
