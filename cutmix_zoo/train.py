@@ -99,10 +99,8 @@ def default_output(recipe: Recipe, resume: str | None) -> Path:
 
 
 def _load(job: Job, checkpoint: Path, launch: Progress) -> Progress:
-    """Bring network, optimizer and scaler to where a checkpoint was, and say where that is for this launch."""
-    scaler = load_checkpoint(checkpoint, job.network, job.torch_optimizer)
-    if job.accelerator.scaler is not None and scaler:
-        job.accelerator.scaler.load_state_dict(scaler)
+    """Bring what training changes to where a checkpoint was, and say where that is for this launch."""
+    load_checkpoint(checkpoint, job.state)
     start = read_progress(checkpoint)
     if start.step and start.train_images != launch.train_images:
         raise UserError(
@@ -157,10 +155,11 @@ def _from_main(summary: dict[str, Any] | None) -> dict[str, Any]:
 
 def _finish(job: Job, folder: RunFolder, progress: Progress) -> None:
     """Write what a finished run has more: the model, the summary, the curves."""
-    summary = _summarize(job, progress)
+    prefix, network = list(job.networks.items())[-1]
+    summary = _summarize(job, progress, prefix)
     data = job.recipe.data
     export_model(
-        job.network,
+        network,
         folder.model,
         data_config={key: getattr(data, key) for key in DATA_KEYS},
         label_names=job.splits.classes,
@@ -178,19 +177,20 @@ def _finish(job: Job, folder: RunFolder, progress: Progress) -> None:
     _draw(draw_curves, progress.metrics, folder.plots / "curves.png", title=job.recipe.name)
 
 
-def _summarize(job: Job, progress: Progress) -> dict[str, Any]:
+def _summarize(job: Job, progress: Progress, prefix: str) -> dict[str, Any]:
     recipe, last = job.recipe, progress.metrics[-1]
-    best = max((line for line in progress.metrics if line["top1"] is not None), key=lambda line: line["top1"])
+    top1, top5, val_loss = (prefix + name for name in ("top1", "top5", "val_loss"))
+    best = max((line for line in progress.metrics if line[top1] is not None), key=lambda line: line[top1])
     return {
         "name": recipe.name,
         "model": recipe.model.name,
         "dataset": recipe.data.name,
-        "top1": last["top1"],
-        "top5": last["top5"],
-        "val_loss": last["val_loss"],
+        "top1": last[top1],
+        "top5": last[top5],
+        "val_loss": last[val_loss],
         "val_images": job.val_loader.size,
         "epochs": progress.epoch,
-        "best_top1": best["top1"],
+        "best_top1": best[top1],
         "best_epoch": best["epoch"],
         "images_per_second": progress.images / progress.seconds,
         "train_seconds": progress.seconds,

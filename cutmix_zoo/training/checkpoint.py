@@ -76,17 +76,30 @@ class Progress:
         return f"epoch-{self.epoch:04d}" + (f"-step-{self.step:06d}" if self.step else "")
 
 
-def save_checkpoint(
-    folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: dict[str, Any]
-) -> Path:
+@dataclass(frozen=True)
+class TrainState:
+    """What training changes.
+
+    Args:
+        network: the bare network.
+        optimizer: the bare optimizer.
+        scaler: the gradient scaler, where there is one.
+        average: the network of averaged weights, where there is one.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: Any = None
+    average: nn.Module | None = None
+
+
+def save_checkpoint(folder: Path, progress: Progress, state: TrainState) -> Path:
     """Write a checkpoint beside its place, to the disk, and give it its name in one step.
 
     Args:
         folder: the run's ``checkpoints`` folder.
         progress: how far the run is.
-        model: the bare network.
-        optimizer: its optimizer.
-        scaler: the state of the gradient scaler, empty where there is none.
+        state: what to save.
 
     Returns:
         The checkpoint's folder, ``epoch-NNNN`` after so many epochs, or ``epoch-NNNN-step-NNNNNN`` within the next one.
@@ -97,18 +110,22 @@ def save_checkpoint(
     """
     final = folder / progress.name
     part = folder / f"{final.name}.part"
-    weights = _contiguous(model.state_dict())
+    weights = _contiguous(state.network.state_dict())
     broken = next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
     if broken is not None:
         raise UserError(f"{broken} of the network is not finite at {final.name}; it is not saved.")
-    tensors, rest = _split_optimizer(optimizer.state_dict())
+    tensors, rest = _split_optimizer(state.optimizer.state_dict())
+    scaler = state.scaler.state_dict() if state.scaler is not None else {}
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         _write(part / "model.safetensors", save(weights, metadata={"format": "pt"}))
         _write(part / "optimizer.safetensors", save(tensors, metadata={"format": "pt"}))
-        state = {"progress": asdict(progress), "optimizer": rest, "scaler": scaler}
-        _write(part / _STATE, _json(state, type(optimizer).__name__))
+        if state.average is not None:
+            average = _contiguous(state.average.state_dict())
+            _write(part / "average.safetensors", save(average, metadata={"format": "pt"}))
+        rest = {"progress": asdict(progress), "optimizer": rest, "scaler": scaler}
+        _write(part / _STATE, _json(rest, type(state.optimizer).__name__))
         _write(part / _SUMS, _json({file.name: _sha256(file) for file in sorted(part.iterdir())}))
         _sync(part)
         shutil.rmtree(final, ignore_errors=True)
@@ -163,32 +180,34 @@ def read_progress(checkpoint: Path) -> Progress:
     return Progress(**read_json(checkpoint / _STATE)["progress"])
 
 
-def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load weights and optimizer state, keeping the memory layout that the parameters have.
+def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
+    """Load weights and the state of optimizer and scaler, keeping the memory layout that the parameters have.
 
     Args:
         checkpoint: a checkpoint's folder.
-        model: the bare network, already on its device.
-        optimizer: its optimizer.
-
-    Returns:
-        The state of the gradient scaler, empty where there was none.
+        state: what to bring to where it was, already on its device. An average that the checkpoint lacks begins with
+            the weights; a scaler that it lacks stays as it is.
 
     Raises:
         UserError: if the weights are those of another network.
     """
-    state, weights = read_json(checkpoint / _STATE), load_file(checkpoint / "model.safetensors")
-    difference = _shape_difference(weights, model.state_dict())
+    saved, weights = read_json(checkpoint / _STATE), load_file(checkpoint / "model.safetensors")
+    difference = _shape_difference(weights, state.network.state_dict())
     if difference:
         raise UserError(f"cannot resume: {checkpoint} is of another network ({difference}).")
-    model.load_state_dict(weights)
-    optimizer.load_state_dict(_join_optimizer(load_file(checkpoint / "optimizer.safetensors"), state["optimizer"]))
+    state.network.load_state_dict(weights)
+    if state.average is not None:
+        file = checkpoint / "average.safetensors"
+        state.average.load_state_dict(load_file(file) if file.exists() else weights)
+    if state.scaler is not None and saved["scaler"]:
+        state.scaler.load_state_dict(saved["scaler"])
+    optimizer = state.optimizer
+    optimizer.load_state_dict(_join_optimizer(load_file(checkpoint / "optimizer.safetensors"), saved["optimizer"]))
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             # a buffer in another layout than its parameter could round differently
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-    return state["scaler"]
 
 
 def _shape_difference(old: dict[str, Tensor], new: dict[str, Tensor]) -> str:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, Subset
 
@@ -21,6 +23,7 @@ from cutmix_zoo.keys import Stream, generator_for, isolated_rng
 from cutmix_zoo.mixing import IdentityPlan, MixPlan
 from cutmix_zoo.models.drop_block import set_drop_block_progress
 from cutmix_zoo.models.regularize import regularize_blocks
+from cutmix_zoo.training.checkpoint import TrainState
 from cutmix_zoo.training.launch import sum_over_processes
 from cutmix_zoo.training.mix import check_fills, draw_mix, make_collate, measure_maps
 from cutmix_zoo.training.schedule import make_schedule
@@ -73,6 +76,7 @@ class Job:
         clean_loader: its share of the fixed unmixed training images.
         val_loader: its share of the validation split.
         map_sizes: height and width of the maps inside the network, if a method mixes those.
+        ema: the moving average of the network's weights, if the recipe asks for one.
     """
 
     recipe: Recipe
@@ -87,6 +91,18 @@ class Job:
     clean_loader: EvalLoader
     val_loader: EvalLoader
     map_sizes: MapSizes | None = None
+    ema: ModelEmaV3 | None = None
+
+    @property
+    def state(self) -> TrainState:
+        """What training changes."""
+        average = None if self.ema is None else self.ema.module
+        return TrainState(self.network, self.torch_optimizer, self.accelerator.scaler, average)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that are measured, by what the names of their numbers begin with; the last one is exported."""
+        return {"": self.network} | ({} if self.ema is None else {"ema_": self.ema.module})
 
     @property
     def updates_per_epoch(self) -> int:
@@ -279,6 +295,10 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
     network = make_network(recipe)
     if recipe.runtime.channels_last:
         network = network.to(memory_format=torch.channels_last)
+    if recipe.runtime.sync_bn and world_size > 1:
+        if accelerator.device.type == "cpu":
+            raise UserError("runtime.sync_bn needs a GPU for each process: torch shares no batch statistics on the CPU")
+        network = convert_sync_batchnorm(network)
     optimizer = make_optimizer(recipe, network)
     common: dict[str, Any] = {
         "num_classes": len(splits.classes),
@@ -308,6 +328,7 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         clean_loader=clean,
         val_loader=val,
         map_sizes=measure_maps(recipe, model),
+        ema=ModelEmaV3(network, recipe.ema.decay, use_warmup=recipe.ema.warmup) if recipe.ema.decay else None,
     )
 
 

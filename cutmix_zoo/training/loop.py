@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,9 +62,7 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
                     f"{error}: lower optimizer.lr, set optimizer.clip_norm, or lengthen schedule.warmup_epochs. "
                     f"The last good checkpoint is {last or 'not written yet'}."
                 ) from error
-            if job.accelerator.num_processes > 1:
-                # those of rank 0, which DistributedDataParallel hands to the others before each step as well
-                distribute_bn(job.network, job.accelerator.num_processes, reduce=False)
+            _share_statistics(job)
             line = {"epoch": progress.epoch + 1, **trained, **_measure(job, progress.epoch, evaluate)}
             line["images_per_second"] = job.images_per_epoch / progress.epoch_seconds
             progress.end_epoch(line, job.images_per_epoch)
@@ -120,12 +118,9 @@ def _train_step(job: Job, batch: tuple[Tensor, Tensor], epoch: int, step: int, g
     images, targets, plan = job.mixed(batch, epoch, step)
     # dropout and drop path draw from the global generators: derive those too, so that nothing need be saved
     torch.manual_seed(seed_for(job.recipe.seed, Stream.MODEL, update, job.accelerator.process_index))
+    # backward too, because gradient checkpointing computes the mixed maps a second time
     with mix_features(job.model, plan):
-        with job.accelerator.autocast():
-            logits = job.model(images)
-        loss = SoftTargetCrossEntropy()(logits.float(), targets)
-        # inside, because gradient checkpointing computes the mixed maps a second time
-        job.accelerator.backward(loss)
+        loss, logits = _backward(job, images, targets)
     scaled = job.accelerator.scaler is not None
     if scaled:
         job.accelerator.unscale_gradients()
@@ -133,20 +128,48 @@ def _train_step(job: Job, batch: tuple[Tensor, Tensor], epoch: int, step: int, g
     # a scaler tries out how far it can go, and leaves out by itself what was too far
     if scaled or guard.admits(norm, f"epoch {epoch + 1}, step {step + 1} (learning rate {job.lr:.3g})"):
         job.optimizer.step()
+        if job.ema is not None:
+            job.ema.update(job.network, step=update + 1)
     job.optimizer.zero_grad()
-    mean = torch.stack([loss.detach().double(), mixed_accuracy(logits.detach(), targets).double()])
+    mean = torch.stack([loss.double(), mixed_accuracy(logits, targets).double()])
     return torch.cat([mean, mean.new_ones(1)]) * len(images)
 
 
+def _backward(job: Job, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Add up the gradient of a batch, in as many passes as the recipe asks for; return its mean loss and its logits."""
+    size = job.recipe.runtime.micro_batch or len(images)
+    parts = list(zip(images.split(size), targets.split(size), strict=True))
+    losses, logits = [], []
+    for number, (part, target) in enumerate(parts, start=1):
+        # processes exchange gradients once, in the last pass
+        with nullcontext() if number == len(parts) else job.accelerator.no_sync(job.model):
+            with job.accelerator.autocast():
+                output = job.model(part)
+            # each pass counts by its images: the last one may have fewer
+            loss = SoftTargetCrossEntropy()(output.float(), target) * (len(part) / len(images))
+            job.accelerator.backward(loss)
+        losses.append(loss.detach())
+        logits.append(output.detach())
+    return torch.stack(losses).sum(), torch.cat(logits)
+
+
+def _share_statistics(job: Job) -> None:
+    """Give all processes the running statistics of rank 0, as DistributedDataParallel does before each step."""
+    if job.accelerator.num_processes > 1:
+        for network in job.networks.values():
+            distribute_bn(network, job.accelerator.num_processes, reduce=False)
+
+
 def _measure(job: Job, epoch: int, evaluate: Evaluate) -> Line:
-    """Measure the bare network: on unmixed training images, and when it is due on the validation split."""
+    """Measure the bare network on unmixed training images; all networks on the validation split when it is due."""
     options = {"prepare": job.prepare, "reduce": job.reduce}
     clean = evaluate(job.network, job.clean_loader, expected=job.clean_loader.size, **options)
-    line: Line = {"clean_train_top1": clean["top1"], "top1": None, "top5": None, "val_loss": None}
-    last = epoch + 1 == job.recipe.schedule.epochs
-    if last or (epoch + 1) % job.recipe.evaluate.every == 0:
-        validation = evaluate(job.network, job.val_loader, expected=job.val_loader.size, **options)
-        line.update(top1=validation["top1"], top5=validation["top5"], val_loss=validation["loss"])
+    line: Line = {"clean_train_top1": clean["top1"]}
+    due = epoch + 1 == job.recipe.schedule.epochs or (epoch + 1) % job.recipe.evaluate.every == 0
+    for prefix, network in job.networks.items():
+        found = evaluate(network, job.val_loader, expected=job.val_loader.size, **options) if due else {}
+        for name, key in (("top1", "top1"), ("top5", "top5"), ("val_loss", "loss")):
+            line[prefix + name] = found.get(key)
     return line
 
 
@@ -165,7 +188,8 @@ def _make_bar(job: Job, progress: Progress) -> tqdm:
 
 
 def _describe(line: dict[str, Any], epochs: int) -> str:
-    validation = "" if line["top1"] is None else f"  top1 {line['top1']:.2f}  top5 {line['top5']:.2f}"
+    shown = [key for key in ("top1", "top5", "ema_top1") if line.get(key) is not None]
+    validation = "".join(f"  {key} {line[key]:.2f}" for key in shown)
     return (
         f"epoch {line['epoch']}/{epochs}  lr {line['lr']:.2g}  train_loss {line['train_loss']:.3f}"
         f"  mixed_top1 {line['mixed_top1']:.2f}  clean_train_top1 {line['clean_train_top1']:.2f}{validation}"

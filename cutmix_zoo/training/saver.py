@@ -89,9 +89,8 @@ class Saver:
         self._check()
         job = self._job
         if job.accelerator.is_main_process:
-            scaler = job.accelerator.scaler.state_dict() if job.accelerator.scaler is not None else {}
             with writing(self._folder):
-                save_checkpoint(self._folder.checkpoints, progress, job.network, job.torch_optimizer, scaler)
+                save_checkpoint(self._folder.checkpoints, progress, job.state)
                 prune_checkpoints(self._folder.checkpoints, job.recipe.runtime.keep_checkpoints, self._best(progress))
         self._saved_at = time.monotonic()
         job.accelerator.wait_for_everyone()
@@ -99,7 +98,7 @@ class Saver:
     def _best(self, progress: Progress) -> list[str]:
         """Name the checkpoints of the best epochs; of equals, the earlier."""
         key = self._job.recipe.evaluate.best_by
-        sign = 1 if key == "val_loss" else -1
+        sign = 1 if key.endswith("loss") else -1
         measured = [line for line in progress.metrics if line[key] is not None]
         best = sorted(measured, key=lambda line: sign * line[key])[: self._job.recipe.runtime.keep_best]
         return [f"epoch-{line['epoch']:04d}" for line in best]

@@ -155,14 +155,34 @@ class ScheduleSettings:
 
 
 @dataclass(frozen=True)
+class EmaSettings:
+    """An exponential moving average of the weights, through ``timm.utils.ModelEmaV3``; it is what the run exports.
+
+    Args:
+        decay: share of the average that an update keeps, in (0, 1); ``None`` for no average.
+        warmup: begin with a smaller share, 1 - (1 + updates) ** (-2 / 3), so that a short run does not average over
+            its first weights.
+
+    Raises:
+        ValueError: if the decay is out of range.
+    """
+
+    decay: float | None = None
+    warmup: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.decay is None or 0 < self.decay < 1, f"decay must be between 0 and 1, got {self.decay}")
+
+
+@dataclass(frozen=True)
 class EvaluateSettings:
     """How validation is run; it uses every image of the validation split once.
 
     Args:
         batch_size: images a forward pass and process.
         every: epochs between validations; the last epoch is always validated.
-        best_by: the number of ``metrics.jsonl`` that says which epoch is the best: the highest, of ``val_loss`` the
-            lowest.
+        best_by: the number of ``metrics.jsonl`` that says which epoch is the best: the highest, of a loss the lowest.
+            Those that begin with ``ema_`` are the averaged weights'.
 
     Raises:
         ValueError: if a number is below 1.
@@ -170,7 +190,7 @@ class EvaluateSettings:
 
     batch_size: int = 250
     every: int = 1
-    best_by: Literal["top1", "top5", "val_loss"] = "top1"
+    best_by: Literal["top1", "top5", "val_loss", "ema_top1", "ema_top5", "ema_val_loss"] = "top1"
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "every"):
@@ -184,6 +204,10 @@ class RuntimeSettings:
     Args:
         mix_on: mix in the loader's workers (``collate``) or after the transfer (``device``); box methods give the
             same batches bit for bit. Maps inside the network can only be mixed on the ``device``.
+        micro_batch: images of a forward pass and process; a batch is done in so many passes, the last of which may be
+            smaller, whose gradients are added up to the batch's. ``None`` for one pass. Batch statistics are those of
+            a pass.
+        sync_bn: share batch statistics among the processes, each of which then needs a GPU.
         channels_last: keep images and weights in channels-last memory, which is faster for most convolutions.
         trackers: where Accelerate also logs the numbers of ``metrics.jsonl``.
         keep_checkpoints: how many of the newest checkpoints stay.
@@ -196,6 +220,8 @@ class RuntimeSettings:
     """
 
     mix_on: Literal["device", "collate"] = "device"
+    micro_batch: int | None = None
+    sync_bn: bool = False
     channels_last: bool = True
     trackers: tuple[Literal["tensorboard"], ...] = ()
     keep_checkpoints: int = 2
@@ -206,8 +232,9 @@ class RuntimeSettings:
     def __post_init__(self) -> None:
         require_count("keep_checkpoints", self.keep_checkpoints)
         require(self.keep_best >= 0, f"keep_best must be at least 0, got {self.keep_best}")
-        if self.checkpoint_every_steps is not None:
-            require_count("checkpoint_every_steps", self.checkpoint_every_steps)
+        for key in ("micro_batch", "checkpoint_every_steps"):
+            if getattr(self, key) is not None:
+                require_count(key, getattr(self, key))
         if self.checkpoint_every_minutes is not None:
             require_positive("checkpoint_every_minutes", self.checkpoint_every_minutes)
 
@@ -224,6 +251,7 @@ class Recipe:
         mix: the mixing method, or ``None`` for none.
         regularize: regularizers beside mixing.
         optimizer: the optimizer.
+        ema: the moving average of the weights.
         evaluate: validation.
         runtime: where and how it runs.
         seed: every random number of the run derives from it.
@@ -240,6 +268,7 @@ class Recipe:
     mix: MixMethod | None = None
     regularize: RegularizeSettings = field(default_factory=RegularizeSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    ema: EmaSettings = field(default_factory=EmaSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     seed: int = 0
@@ -252,4 +281,13 @@ class Recipe:
         require(
             not (inside and self.runtime.mix_on == "collate"),
             "runtime.mix_on must be device, because mix reaches the maps inside the network, got collate",
+        )
+        require(
+            not (inside and self.runtime.micro_batch),
+            "runtime.micro_batch must be null, because mix joins the maps of a whole batch, got "
+            f"{self.runtime.micro_batch}",
+        )
+        require(
+            self.ema.decay is not None or not self.evaluate.best_by.startswith("ema_"),
+            f"evaluate.best_by is {self.evaluate.best_by}, but there is no average: set ema.decay",
         )

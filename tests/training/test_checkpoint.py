@@ -8,6 +8,7 @@ from torch import nn
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.training.checkpoint import (
     Progress,
+    TrainState,
     check_checkpoint,
     list_checkpoints,
     load_checkpoint,
@@ -15,6 +16,19 @@ from cutmix_zoo.training.checkpoint import (
     read_progress,
     save_checkpoint,
 )
+
+
+class Scaler:
+    """Keeps its state as torch's GradScaler does, of which there is none without a GPU."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def state_dict(self) -> dict[str, float]:
+        return {"scale": self.scale}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.scale = state["scale"]
 
 
 def make(optimizer: str, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -39,11 +53,13 @@ def test_going_on_from_a_checkpoint_is_going_on(name: str, tmp_path: Path) -> No
     progress = Progress(
         {"seed": 1}, [{"epoch": 1, "top1": 12.5, "val_loss": None}], images=4, seconds=0.5, world_size=2
     )
-    checkpoint = save_checkpoint(tmp_path, progress, model, optimizer, {"scale": 2.0})
+    checkpoint = save_checkpoint(tmp_path, progress, TrainState(model, optimizer, Scaler(2.0)))
     step(model, optimizer, 1)
 
     other, other_optimizer = make(name, seed=9)
-    assert load_checkpoint(checkpoint, other, other_optimizer) == {"scale": 2.0}
+    scaler = Scaler(1.0)
+    load_checkpoint(checkpoint, TrainState(other, other_optimizer, scaler))
+    assert scaler.scale == 2.0
     assert read_progress(checkpoint) == progress
     step(other, other_optimizer, 1)
     for (key, value), again in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
@@ -57,8 +73,20 @@ def test_going_on_from_a_checkpoint_is_going_on(name: str, tmp_path: Path) -> No
     assert [g["lr"] for g in optimizer.param_groups] == [g["lr"] for g in other_optimizer.param_groups]
 
 
+def test_averaged_weights_come_along_and_begin_with_the_weights_where_there_were_none(tmp_path: Path) -> None:
+    (model, optimizer), (average, _) = make("sgd"), make("sgd", seed=1)
+    other, other_optimizer = make("sgd", seed=2)
+    restored, _ = make("sgd", seed=3)
+    for saved, expected in ((average, average), (None, model)):
+        checkpoint = save_checkpoint(tmp_path, Progress({}), TrainState(model, optimizer, average=saved))
+        load_checkpoint(checkpoint, TrainState(other, other_optimizer, average=restored))
+        for key, value in expected.state_dict().items():
+            assert torch.equal(restored.state_dict()[key], value), key
+        load_checkpoint(checkpoint, TrainState(other, other_optimizer))  # a run that averages no more
+
+
 def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
-    checkpoint = save_checkpoint(tmp_path, Progress({}, [{}] * 3), *make("sgd"), {})
+    checkpoint = save_checkpoint(tmp_path, Progress({}, [{}] * 3), TrainState(*make("sgd")))
     assert checkpoint.name == "epoch-0003"
     assert sorted(file.suffix for file in checkpoint.iterdir()) == [".json", ".json", ".safetensors", ".safetensors"]
 
@@ -66,7 +94,7 @@ def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
 def test_half_written_checkpoints_are_not_listed_and_old_ones_pruned(tmp_path: Path) -> None:
     model, optimizer = make("sgd")
     for epoch in (1, 2, 10):
-        save_checkpoint(tmp_path, Progress({}, [{}] * epoch), model, optimizer, {})
+        save_checkpoint(tmp_path, Progress({}, [{}] * epoch), TrainState(model, optimizer))
     (tmp_path / "epoch-0011.part").mkdir()
     (tmp_path / "epoch-0011.part" / "checksums.json").write_text("{}")
     (tmp_path / "epoch-0012").mkdir()
@@ -78,7 +106,7 @@ def test_half_written_checkpoints_are_not_listed_and_old_ones_pruned(tmp_path: P
 def test_the_best_stay_beside_the_newest(tmp_path: Path) -> None:
     model, optimizer = make("sgd")
     for epoch, done in ((1, 0), (2, 0), (3, 0), (3, 7), (3, 12)):
-        save_checkpoint(tmp_path, Progress({}, [{}] * epoch, step=done), model, optimizer, {})
+        save_checkpoint(tmp_path, Progress({}, [{}] * epoch, step=done), TrainState(model, optimizer))
     prune_checkpoints(tmp_path, keep=1, best=["epoch-0002"])
     assert [file.name for file in list_checkpoints(tmp_path)] == ["epoch-0002", "epoch-0003-step-000012"]
 
@@ -94,18 +122,18 @@ def test_weights_that_are_not_finite_are_not_saved(value: float, tmp_path: Path)
     model, optimizer = make("sgd")
     model[1].running_var[0] = value
     with pytest.raises(UserError, match=r"1.running_var of the network is not finite at epoch-0001; it is not saved"):
-        save_checkpoint(tmp_path, Progress({}, [{}]), model, optimizer, {})
+        save_checkpoint(tmp_path, Progress({}, [{}]), TrainState(model, optimizer))
     assert list_checkpoints(tmp_path) == []
 
 
 def test_weights_of_another_shape_are_refused_with_the_difference(tmp_path: Path) -> None:
-    checkpoint = save_checkpoint(tmp_path, Progress({}, [{}]), *make("sgd"), {})
+    checkpoint = save_checkpoint(tmp_path, Progress({}, [{}]), TrainState(*make("sgd")))
     model, optimizer = make("sgd")
     model[0] = nn.Conv2d(2, 3, 5)
     model.append(nn.Linear(2, 2))
     message = r"is of another network \(0.weight: \[3, 2, 3, 3\] -> \[3, 2, 5, 5\]; 4.weight: missing -> \[2, 2\]; "
     with pytest.raises(UserError, match=message):
-        load_checkpoint(checkpoint, model, optimizer)
+        load_checkpoint(checkpoint, TrainState(model, optimizer))
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
@@ -113,7 +141,7 @@ def test_weights_of_another_shape_are_refused_with_the_difference(tmp_path: Path
 def test_damage_is_recognised(file: str, damage: str, tmp_path: Path) -> None:
     model, optimizer = make("sgd")
     step(model, optimizer, 0)
-    checkpoint = save_checkpoint(tmp_path, Progress({}, [{}]), model, optimizer, {})
+    checkpoint = save_checkpoint(tmp_path, Progress({}, [{}]), TrainState(model, optimizer))
     check_checkpoint(checkpoint)
     damaged = checkpoint / file
     content = bytearray(damaged.read_bytes())
@@ -127,7 +155,7 @@ def test_damage_is_recognised(file: str, damage: str, tmp_path: Path) -> None:
 
 
 def test_damaged_checksums_are_recognised(tmp_path: Path) -> None:
-    checkpoint = save_checkpoint(tmp_path, Progress({}, [{}]), *make("sgd"), {})
+    checkpoint = save_checkpoint(tmp_path, Progress({}, [{}]), TrainState(*make("sgd")))
     (checkpoint / "checksums.json").write_text("{")
     with pytest.raises(UserError, match=r"checksums.json is damaged"):
         check_checkpoint(checkpoint)
@@ -142,5 +170,5 @@ def test_a_state_that_would_need_a_pickle_is_refused(tmp_path: Path) -> None:
     model, optimizer = make("adafactorbv")
     step(model, optimizer, 0)
     with pytest.raises(UserError, match=r"cannot be saved without pickles .* choose another optimizer.name"):
-        save_checkpoint(tmp_path, Progress({}, [{}]), model, optimizer, {})
+        save_checkpoint(tmp_path, Progress({}, [{}]), TrainState(model, optimizer))
     assert list_checkpoints(tmp_path) == []

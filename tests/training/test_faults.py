@@ -33,7 +33,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.fixture(scope="module")
 def recipe(tiny_data: Path) -> Recipe:
-    """Three epochs of five steps, with everything that draws random numbers, and a checkpoint after each step."""
+    """Three epochs of five steps, all that draws random numbers or keeps state, a checkpoint after each step."""
     options = {
         "data.name": "fashion_mnist",
         "data.root": str(tiny_data),
@@ -41,6 +41,9 @@ def recipe(tiny_data: Path) -> Recipe:
         "data.workers": "0",
         "schedule.epochs": "3",
         "mix.per": "sample",
+        "ema.decay": "0.9",
+        "optimizer.clip_norm": "1.0",
+        "runtime.micro_batch": "6",
         "runtime.checkpoint_every_steps": "1",
     }
     recipe = load_recipe("quickstart", options)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.training.checkpoint import Progress, list_checkpoints, save_checkpoint
+from cutmix_zoo.training.checkpoint import Progress, TrainState, list_checkpoints, save_checkpoint
 from cutmix_zoo.training.files import read_json, write_lines
 from cutmix_zoo.training.recipe import load_recipe, recipe_dict
 from cutmix_zoo.training.run import RunFolder, begin, find_start
@@ -30,7 +30,7 @@ def make_run(path: Path, recipe: Recipe, epochs: int, world_size: int = 1) -> Ru
         lines = [{"epoch": number + 1} for number in range(epoch)]
         progress = replace(launch(recipe), metrics=lines, world_size=world_size)
         write_lines(folder.metrics_file, progress.metrics)
-        save_checkpoint(folder.checkpoints, progress, model, torch.optim.SGD(model.parameters()), {})
+        save_checkpoint(folder.checkpoints, progress, TrainState(model, torch.optim.SGD(model.parameters())))
     return folder
 
 

@@ -1,0 +1,118 @@
+"""One update of a run against what it is by definition."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from timm.loss import SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.mixing.joined_plans import concatenate
+from cutmix_zoo.train import train
+from cutmix_zoo.training.job import Job, make_job
+from cutmix_zoo.training.launch import make_accelerator
+from cutmix_zoo.training.loop import _backward
+from cutmix_zoo.training.mix import draw_mix
+from cutmix_zoo.training.settings import EmaSettings, Recipe
+from tests.processes import start_ranks, wait
+
+
+def gradients(network: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.grad.contiguous() for name, parameter in network.named_parameters()}
+
+
+def first_update(job: Job) -> dict[str, Tensor]:
+    """The gradient of a run's first update, with running statistics: those of a batch are not those of its parts."""
+    job.model.eval()
+    images, targets, _ = job.mixed(next(job.train_loader.epoch(0)), 0, 0)
+    _backward(job, images, targets)
+    return gradients(job.network)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 6, 16, 100])
+def test_the_passes_of_a_batch_add_up_to_its_gradient(micro_batch: int, tiny_recipe: Recipe) -> None:
+    accelerator = make_accelerator()
+    expected = first_update(make_job(tiny_recipe, accelerator))
+    parts = replace(tiny_recipe, runtime=replace(tiny_recipe.runtime, micro_batch=micro_batch))
+    got = first_update(make_job(parts, accelerator))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_loss_and_logits_of_the_passes_are_those_of_the_batch(tiny_recipe: Recipe) -> None:
+    parts = replace(tiny_recipe, runtime=replace(tiny_recipe.runtime, micro_batch=6))
+    job = make_job(parts, make_accelerator())
+    job.model.eval()
+    images, targets, _ = job.mixed(next(job.train_loader.epoch(0)), 0, 0)
+    loss, logits = _backward(job, images, targets)
+    expected = job.model(images)
+    torch.testing.assert_close(logits, expected.detach())
+    torch.testing.assert_close(loss, SoftTargetCrossEntropy()(expected, targets).detach())
+
+
+def save_first_update(recipe: Recipe, folder: Path) -> None:
+    job = make_job(recipe, make_accelerator())
+    save_file(first_update(job), folder / f"rank-{job.accelerator.process_index}.safetensors")
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_two_processes_have_the_gradient_of_one_that_sees_both_halves(
+    micro_batch: int | None, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = replace(tiny_recipe, runtime=replace(tiny_recipe.runtime, micro_batch=micro_batch))
+    assert wait(start_ranks(partial(save_first_update, recipe, tmp_path))) == [0, 0]
+    first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in (0, 1))
+    job = make_job(tiny_recipe, make_accelerator())
+    job.model.eval()
+    # the batch of one process is the halves of two, in the order of their ranks
+    images, labels = next(job.train_loader.epoch(0))
+    plans = [draw_mix(tiny_recipe, half, 0, 0, rank) for rank, half in enumerate(images.split(8))]
+    assert not torch.equal(plans[0].pixel_shares, plans[1].pixel_shares), "each draws its own"
+    plan = concatenate(plans)
+    output = job.model(job.prepare(plan.apply(images)))
+    SoftTargetCrossEntropy()(output, plan.mix_targets(labels, 10)).backward()
+    for name, gradient in gradients(job.network).items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_averaged_weights_are_those_of_the_definition(warmup: bool, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    runtime = replace(tiny_recipe.runtime, checkpoint_every_steps=1, keep_checkpoints=100)
+    recipe = replace(tiny_recipe, runtime=runtime, ema=EmaSettings(decay=0.7, warmup=warmup))
+    summary = train(recipe, tmp_path / "run")
+    average: dict[str, Tensor] = {}
+    # the last step of an epoch is saved as the epoch's end too, with the same weights
+    checkpoints = sorted((tmp_path / "run" / "checkpoints").glob("*-step-*"))
+    assert len(checkpoints) == 15
+    for update, checkpoint in enumerate(checkpoints):
+        decay = min(0.7, 1 - (1 + update) ** (-2 / 3)) if warmup else 0.7 * (update > 0)
+        for key, value in load_file(checkpoint / "model.safetensors").items():
+            moved = value.is_floating_point() and update > 0
+            average[key] = decay * average[key] + (1 - decay) * value if moved else value
+    exported = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    last = load_file(checkpoints[-1] / "model.safetensors")
+    for key, value in average.items():
+        torch.testing.assert_close(exported[key], value, msg=key)
+    assert not torch.equal(exported["fc.weight"], last["fc.weight"])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for name in ("top1", "top5", "val_loss"):
+        assert summary[name] == lines[-1][f"ema_{name}"]
+    assert summary["val_loss"] != lines[-1]["val_loss"]
+
+
+def test_batch_statistics_are_shared_on_gpus_only(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    recipe = replace(tiny_recipe, runtime=replace(tiny_recipe.runtime, sync_bn=True))
+    assert wait(start_ranks(partial(refused_sync_bn, recipe))) == [0, 0]
+    job = make_job(recipe, make_accelerator())  # alone there is nobody to share with
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in job.network.modules())
+
+
+def refused_sync_bn(recipe: Recipe) -> None:
+    with pytest.raises(UserError, match=r"runtime.sync_bn needs a GPU for each process"):
+        make_job(recipe, make_accelerator())
