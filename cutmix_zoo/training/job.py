@@ -104,6 +104,14 @@ class Job:
         """The networks that are measured, by what the names of their numbers begin with; the last one is exported."""
         return {"": self.network} | ({} if self.ema is None else {"ema_": self.ema.module})
 
+    def train_mode(self) -> None:
+        """Bring the model into the mode for training: of a frozen network only the classifier is trained."""
+        if self.recipe.model.train == "all":
+            self.model.train()
+        else:
+            self.model.eval()
+            self.network.get_classifier().train()  # type: ignore[operator]  # torch types every attribute as a tensor
+
     @property
     def updates_per_epoch(self) -> int:
         """Optimizer updates an epoch."""
@@ -240,6 +248,9 @@ def make_network(recipe: Recipe) -> nn.Module:
                 **arguments,
             )
         regularize_blocks(network, others)
+        if recipe.model.train == "classifier":
+            network.requires_grad_(False)
+            network.get_classifier().requires_grad_(True)
         return network
     except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
@@ -271,6 +282,7 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
             filter_bias_and_bn=not settings.decay_all,
+            layer_decay=settings.layer_decay,
             **settings.args,
         )
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:

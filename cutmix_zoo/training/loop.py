@@ -90,7 +90,7 @@ def train_epoch(
         NotFiniteError: if a gradient is not finite.
         UserError: if the loss is not finite, or the mixing method cannot mix a batch.
     """
-    job.model.train()
+    job.train_mode()
     # loss, hits and images; after a resume, what this process had added up before
     before = progress.sums[job.accelerator.process_index] if progress.sums else [0.0] * 3
     sums = torch.tensor(before, dtype=torch.float64, device=job.accelerator.device)

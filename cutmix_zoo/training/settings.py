@@ -25,6 +25,8 @@ class ModelSettings:
         pretrained: start from the weights that the name stands for.
         in_chans: input channels; ``None`` takes those of the data.
         num_classes: outputs; ``None`` takes the classes of the data.
+        train: ``all`` parameters, or the ``classifier`` alone on the features of a network that stays as it is, its
+            batch statistics too: a linear probe.
         args: further arguments of the model's constructor.
 
     Raises:
@@ -35,6 +37,7 @@ class ModelSettings:
     pretrained: bool = False
     in_chans: int | None = None
     num_classes: int | None = None
+    train: Literal["all", "classifier"] = "all"
     args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,6 +87,8 @@ class OptimizerSettings:
         momentum: momentum of SGD-like optimizers.
         weight_decay: weight decay.
         decay_all: decay every parameter, as the CutMix authors do; ``False`` spares biases and norms, as timm does.
+        layer_decay: factor of the learning rate from each layer to the one in front of it, in (0, 1); ``None`` for one
+            rate for all.
         clip_norm: scale the gradient of an update down to this norm where it is longer; ``None`` for as it is.
         skip_nonfinite: how many updates of a run may be left out because their gradient is not finite; the next one
             stops the run.
@@ -98,6 +103,7 @@ class OptimizerSettings:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_all: bool = True
+    layer_decay: float | None = None
     clip_norm: float | None = None
     skip_nonfinite: int = 0
     args: dict[str, Any] = field(default_factory=dict)
@@ -110,6 +116,10 @@ class OptimizerSettings:
         require_positive("lr", self.lr)
         require(0 <= self.momentum < 1, f"momentum must be at least 0 and below 1, got {self.momentum}")
         require(self.weight_decay >= 0, f"weight_decay must be at least 0, got {self.weight_decay}")
+        require(
+            self.layer_decay is None or 0 < self.layer_decay < 1,
+            f"layer_decay must be between 0 and 1, got {self.layer_decay}",
+        )
         if self.clip_norm is not None:
             require_positive("clip_norm", self.clip_norm)
         require(self.skip_nonfinite >= 0, f"skip_nonfinite must be at least 0, got {self.skip_nonfinite}")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.mixing.joined_plans import concatenate
 from cutmix_zoo.train import train
-from cutmix_zoo.training.job import Job, make_job
+from cutmix_zoo.training.job import Job, make_job, make_network
 from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.loop import _backward
 from cutmix_zoo.training.mix import draw_mix
+from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.settings import EmaSettings, Recipe
 from tests.processes import start_ranks, wait
 
@@ -104,6 +106,27 @@ def test_averaged_weights_are_those_of_the_definition(warmup: bool, tiny_recipe:
     for name in ("top1", "top5", "val_loss"):
         assert summary[name] == lines[-1][f"ema_{name}"]
     assert summary["val_loss"] != lines[-1]["val_loss"]
+
+
+def test_a_linear_probe_moves_the_classifier_and_nothing_else(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    recipe = replace(tiny_recipe, model=replace(tiny_recipe.model, train="classifier"))
+    train(recipe, tmp_path / "run")
+    before = make_network(load_recipe(tmp_path / "run" / "recipe.yaml")).state_dict()
+    after = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert {key for key in before if not torch.equal(before[key], after[key])} == {"fc.weight", "fc.bias"}
+
+
+def test_layers_nearer_to_the_image_learn_more_slowly(tiny_recipe: Recipe) -> None:
+    recipe = replace(tiny_recipe, optimizer=replace(tiny_recipe.optimizer, layer_decay=0.5))
+    job = make_job(recipe, make_accelerator())
+    job.set_update(job.updates_per_epoch * 2)
+    names = {parameter: name for name, parameter in job.network.named_parameters()}
+    rates = {names[p]: group["lr"] for group in job.torch_optimizer.param_groups for p in group["params"]}
+    assert rates.keys() == set(names.values())
+    chain = [
+        rates[f"{layer}.weight"] for layer in ("conv1", "layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1", "fc")
+    ]
+    assert [later / earlier for earlier, later in pairwise(chain)] == pytest.approx([2] * 4)
 
 
 def test_batch_statistics_are_shared_on_gpus_only(tiny_recipe: Recipe, tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
             10,
             ["regularize", "both scale the residual branch"],
         ),
+        (MINIMAL + "optimizer:\n  layer_decay: 1.5\n", 9, ["optimizer.layer_decay must be between 0 and 1, got 1.5"]),
+        (MINIMAL.replace("resnet8", "resnet8\n  train: head"), 4, ["model.train", "one of all, classifier"]),
         (MINIMAL + "optimizer:\n  clip_norm: 0\n", 9, ["optimizer.clip_norm must be"]),
         (MINIMAL + "optimizer:\n  skip_nonfinite: -1\n", 9, ["optimizer.skip_nonfinite must be at least 0, got -1"]),
         (MINIMAL + "evaluate:\n  every: 0\n", 9, ["evaluate.every must be"]),
