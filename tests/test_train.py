@@ -1,7 +1,9 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -431,7 +433,6 @@ def test_without_matplotlib_the_numbers_are_still_there(
 
 
 def launch(arguments: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    import os
 
     command = [sys.executable, "-m", "accelerate.commands.launch", *arguments]
     return subprocess.run(
@@ -527,3 +528,37 @@ def test_a_stream_trains_and_repeats(webdataset_folder: Path, tmp_path: Path) ->
     assert weights(tmp_path / "resumed") == weights(tmp_path / "run")
     assert resumed["top1"] == summary["top1"]
     assert metrics(tmp_path / "run")[-1]["clean_train_top1"] is not None
+
+
+ONE = "--cpu --num_processes 1"
+TWO = "--multi_gpu --num_processes 2 --num_cpu_threads_per_process 1 --main_process_port 0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [ONE, TWO])
+def test_the_launcher_is_told_to_stop_and_the_run_saves(
+    processes: str, tiny_options: dict[str, str], tmp_path: Path
+) -> None:
+    """A launcher of one process keeps SIGTERM to itself and dies of it; one of several hands it on."""
+    arguments = f"{processes} --num_machines 1 --mixed_precision no --dynamo_backend no -m cutmix_zoo.train"
+    endless = {**tiny_options, "schedule.epochs": "100000", "evaluate.every": "1000"}
+    command = [sys.executable, "-m", "accelerate.commands.launch", *arguments.split(), "--config", "quickstart"]
+    command += ["--resume", "auto"]
+    environment = {**os.environ, **({"ACCELERATE_USE_CPU": "true"} if processes == TWO else {})}
+    folder = tmp_path / "runs" / "quickstart"
+    for position in (2, 8):
+        launcher = subprocess.Popen(
+            [*command, *overrides(endless)], env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL
+        )
+        until(lambda: len(metrics(folder)) >= position if (folder / "metrics.jsonl").exists() else False)  # noqa: B023
+        launcher.terminate()
+        launcher.wait(60)
+        until(lambda: json.loads((folder / "status.json").read_text())["state"] == "preempted")
+        assert "stopped by SIGTERM" in json.loads((folder / "status.json").read_text())["reason"]
+
+
+def until(happened: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.05)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def stop_requests() -> Iterator[StopRequest]:
         # a signal to the whole group ends the loader's workers too, and torch would interrupt the step to tell
         if hasattr(signal, "SIGCHLD"):
             replaced[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.write(2, f"\n{request.signal.name}: stopping and saving after this step\n".encode())
+        with suppress(OSError):  # nobody may be there to read it
+            os.write(2, f"\n{request.signal.name}: stopping and saving after this step\n".encode())
 
     for asked in SIGNALS:
         if signal.getsignal(asked) is not signal.SIG_IGN:
