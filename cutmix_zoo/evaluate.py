@@ -17,7 +17,7 @@ from torch import nn
 from cutmix_zoo.checks import whole_number
 from cutmix_zoo.data.datasets import check_labels, class_names, open_split
 from cutmix_zoo.data.loaders import eval_loader
-from cutmix_zoo.data.settings import DataSettings, input_spec
+from cutmix_zoo.data.settings import DataSettings, input_spec, validation_name
 from cutmix_zoo.data.transforms import to_input
 from cutmix_zoo.errors import UserError, one_line, refuse_existing, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
@@ -72,6 +72,8 @@ def evaluate(
     settings = _with_preprocessing(settings, network)
     changes: dict[str, Any] = {"root": root, "val_split": split, "workers": workers}
     settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
+    if split is not None:
+        settings = replace(settings, val_fraction=0.0, fold=None)
     with accelerator.local_main_process_first():
         dataset = open_split(settings, "val")
     _check_classes(network, class_names(dataset, settings), settings.name)
@@ -96,7 +98,7 @@ def evaluate(
         expected=loader.size,
         reduce=lambda sums: sum_over_processes(accelerator, sums),
     )
-    return {"model": model, "dataset": settings.name, "split": settings.val_split, **numbers}
+    return {"model": model, "dataset": settings.name, "split": validation_name(settings), **numbers}
 
 
 def load_network(model: str) -> nn.Module:

@@ -47,6 +47,8 @@ class Stream(IntEnum):
     """Dropout, drop path and other noise inside the model."""
     SUBSET = 6
     """Fixed subsets, such as the images behind ``clean_train_top1``."""
+    HOLDOUT = 7
+    """Validation images that are held out of a training split; independent of the run's seed."""
 
 
 def _splitmix64(x: int) -> int:

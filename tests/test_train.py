@@ -518,6 +518,18 @@ def test_a_folder_of_images_trains_a_timm_model(image_folder: Path, tmp_path: Pa
 
 
 @leaves_files_open
+def test_a_folder_without_validation_images_is_measured_on_what_is_held_out(image_folder: Path, tmp_path: Path) -> None:
+    options = {"data.name": "folder", "data.root": str(image_folder), "data.workers": "0", "data.fold": "0/4"}
+    recipe = load_recipe("quickstart", {**IMAGES, **options, "data.val_split": "none", "model.name": "test_resnet"})
+    summary = train(recipe, tmp_path / "run")
+    assert summary["val_images"] == 3
+    numbers = evaluate(str(tmp_path / "run"))
+    assert (numbers["top1"], numbers["count"], numbers["split"]) == (summary["top1"], 3, "fold 0/4 of train")
+    numbers = evaluate(str(tmp_path / "run"), split="val")
+    assert (numbers["count"], numbers["split"]) == (6, "val")
+
+
+@leaves_files_open
 def test_a_stream_trains_and_repeats(webdataset_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
     options = {"data.name": "wds/", "data.root": str(webdataset_folder), "data.workers": "1", "model.num_classes": "3"}

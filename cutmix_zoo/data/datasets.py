@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ from timm.data.dataset import IterableImageDataset
 from torch.utils.data import Dataset
 
 from cutmix_zoo.data.fashion_mnist import MINI_ROOT, FashionMNIST
+from cutmix_zoo.data.holdout import Part, held_out, in_fold
 from cutmix_zoo.data.sampler import local_batch_size
 from cutmix_zoo.data.settings import DataSettings, input_spec
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
@@ -66,6 +68,8 @@ def open_split(settings: DataSettings, split: Split, *, seed: int = 0, world_siz
         UserError: when the name is unknown, a package is missing, or the dataset is missing, empty or
             of another layout.
     """
+    if settings.val_fraction or settings.fold:
+        return _open_part(settings, split)
     split_name = settings.train_split if split == "train" else settings.val_split
     if settings.name in _OURS:
         dataset = _open_ours(settings, split_name)
@@ -76,6 +80,31 @@ def open_split(settings: DataSettings, split: Split, *, seed: int = 0, world_siz
     if dataset_size(dataset) == 0:
         raise UserError(f"split {split_name!r} of {settings.name} in {settings.root} has no images")
     return dataset
+
+
+def _open_part(settings: DataSettings, split: Split) -> Part:
+    """Open the training split without what is held out, or what is held out."""
+    if is_stream(settings.name):
+        raise UserError(f"nothing can be held out of a stream ({settings.name}): leave out val_fraction and fold")
+    whole = open_split(replace(settings, val_fraction=0.0, fold=None), "train")
+    labels = _labels(whole)
+    if labels is None:
+        raise UserError(
+            f"{settings.name} does not tell its labels without reading its images: nothing can be held out; name the "
+            "split to evaluate on with data.val_split, and leave out val_fraction and fold"
+        )
+    if settings.fold is None:
+        held = held_out(labels, settings.val_fraction)
+    else:
+        fold, folds = map(int, settings.fold.split("/"))
+        held = in_fold(labels, fold, folds)
+    indices = (held if split == "val" else ~held).nonzero()[0].tolist()
+    if not indices:
+        raise UserError(
+            f"{len(labels)} images of {len(set(labels.tolist()))} classes leave none for the {split} split: "
+            f"val_fraction is {settings.val_fraction}, fold {settings.fold}"
+        )
+    return Part(whole, indices, labels, _class_to_idx(whole))
 
 
 def _open_ours(settings: DataSettings, split_name: str) -> FashionMNIST:

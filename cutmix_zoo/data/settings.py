@@ -26,6 +26,9 @@ class DataSettings:
         download: fetch the dataset into ``root`` if it is missing and its source allows it.
         train_split: split to train on; for a folder, the subfolder.
         val_split: split to evaluate on; for a folder, the subfolder. timm's synonyms of it are tried too.
+        val_fraction: hold out this share of every class of the training split and evaluate on it, where there is no
+            split to evaluate on; 0 for none. The same images in every run.
+        fold: such as ``0/5``: evaluate on the first of five such parts and train on the others.
         input_key: field of the image (hfds, hfids, tfds, wds); ``None`` takes the reader's own default.
         target_key: field of the label (hfds, hfids, tfds, wds); ``None`` takes the reader's own default.
         input_size: (channels, height, width) that the network gets; ``None`` takes what is known of the dataset.
@@ -54,6 +57,8 @@ class DataSettings:
     download: bool = False
     train_split: str = "train"
     val_split: str = "validation"
+    val_fraction: float = 0.0
+    fold: str | None = None
     input_key: str | None = None
     target_key: str | None = None
     input_size: tuple[int, int, int] | None = None
@@ -77,6 +82,10 @@ class DataSettings:
         require(min(size) >= 1, f"input_size must have a positive height and width, got {size}")
         require(min(self.std or (1,)) > 0, f"std must be positive, got {self.std}")
         require_count("batch_size", self.batch_size)
+        require(0 <= self.val_fraction < 1, f"val_fraction must be at least 0 and below 1, got {self.val_fraction}")
+        if self.fold is not None:
+            require(_is_fold(self.fold), f"fold must be such as 0/5, one of 0/5 to 4/5, got {self.fold!r}")
+            require(self.val_fraction == 0, f"val_fraction must be 0 beside fold, got {self.val_fraction}")
         require(0 < self.scale[0] <= self.scale[1] <= 1, f"scale must be 0 < low <= high <= 1, got {self.scale}")
         require(
             0 < self.ratio[0] <= self.ratio[1] < math.inf,
@@ -89,6 +98,25 @@ class DataSettings:
         for key in ("workers", "pad", "color_jitter", "lighting"):
             value = getattr(self, key)
             require(value >= 0, f"{key} must be at least 0, got {value}")
+
+
+def validation_name(settings: DataSettings) -> str:
+    """Say which images a run is evaluated on.
+
+    Example:
+        >>> validation_name(DataSettings("folder")), validation_name(DataSettings("folder", fold="0/5"))
+        ('validation', 'fold 0/5 of train')
+    """
+    if settings.fold:
+        return f"fold {settings.fold} of {settings.train_split}"
+    if settings.val_fraction:
+        return f"{settings.val_fraction:g} of {settings.train_split}"
+    return settings.val_split
+
+
+def _is_fold(text: str) -> bool:
+    fold, slash, folds = text.partition("/")
+    return bool(slash) and fold.isdecimal() and folds.isdecimal() and int(fold) < int(folds) >= 2
 
 
 @dataclass(frozen=True)

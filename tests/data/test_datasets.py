@@ -313,6 +313,38 @@ def test_an_image_that_cannot_be_read_is_named_and_not_replaced_by_the_next(imag
         dataset[1]
 
 
+@pytest.mark.parametrize("held", [{"val_fraction": 0.25}, {"fold": "1/4"}])
+def test_what_is_held_out_of_a_folder_is_missing_from_its_training_split(image_folder: Path, held: Any) -> None:
+    settings = folder_settings(image_folder, val_split="none such", **held)
+    train, val = open_split(settings, "train"), open_split(settings, "val")
+    assert (len(train), len(val)) == (9, 3)
+    assert sorted(val.targets) == [0, 1, 2]
+    whole = open_split(folder_settings(image_folder), "train")
+    assert sorted([*train.indices, *val.indices]) == list(range(len(whole)))
+    image, label = val[1]
+    assert label == val.targets[1]
+    assert image == whole[val.indices[1]][0]
+    check_same_classes(train, val)
+    assert class_names(val, settings) == class_names(whole, settings) == ("ant", "bee", "cat")
+
+
+def test_fractions_and_folds_of_known_datasets() -> None:
+    settings = DataSettings("fashion_mnist_mini", fold="4/5")
+    val = open_split(settings, "val")
+    assert np.bincount(val.targets).tolist() == [200] * 10
+    assert class_names(val, settings) == KNOWN_DATASETS["fashion_mnist"].classes
+
+
+def test_where_nothing_can_be_held_out(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"nothing can be held out of a stream \(wds/\)"):
+        open_split(DataSettings("wds/", root=str(image_folder), val_fraction=0.1), "val")
+    with pytest.raises(UserError, match=r"12 images of 3 classes leave none for the val split: val_fraction is 0\.01"):
+        open_split(folder_settings(image_folder, val_fraction=0.01), "val")
+    monkeypatch.setattr(datasets, "_labels", lambda _: None)
+    with pytest.raises(UserError, match="does not tell its labels without reading its images"):
+        open_split(folder_settings(image_folder, val_fraction=0.1), "val")
+
+
 def test_several_names_may_stand_for_one_class() -> None:
     """torchvision's ImageNet maps each synonym."""
     synonyms = SimpleNamespace(class_to_idx={f"{kind}{label}": label for label in range(1000) for kind in ("a", "b")})
