@@ -170,6 +170,21 @@ def test_the_best_epochs_stay_beside_the_newest(
     assert kept == [f"epoch-{best:04d}", "epoch-0006"]
 
 
+def test_a_run_without_patience_left_ends_and_says_so(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, _ = finished
+    evaluate = replace(recipe.evaluate, patience=2, best_by="val_loss", every=2)
+    # so fast a rise of the learning rate that it gets worse
+    schedule = replace(recipe.schedule, epochs=40, name="constant", warmup_epochs=40)
+    wild = replace(recipe, evaluate=evaluate, schedule=schedule, optimizer=replace(recipe.optimizer, lr=200.0))
+    summary = train(wild, tmp_path / "run")
+    losses = {line["epoch"]: line["val_loss"] for line in metrics(tmp_path / "run") if line["val_loss"] is not None}
+    best = min(losses, key=losses.__getitem__)
+    assert (summary["epochs"], max(losses)) == (best + 4, best + 4)
+    assert summary["epochs"] < 40
+    assert summary["val_loss"] == losses[best + 4]
+    assert train(wild, tmp_path / "run", resume="auto") == summary
+
+
 def test_checkpoints_within_an_epoch_by_steps_and_by_time(
     finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,16 @@ class Progress:
         self.seconds += self.epoch_seconds
         self.step, self.sums, self.epoch_seconds = 0, [], 0.0
 
+    def best_epochs(self, key: str) -> list[int]:
+        """List the epochs that were measured from the best on; of equals, the earlier one is better.
+
+        Args:
+            key: name of a number in ``metrics``, of which the highest is the best; of a loss, the lowest.
+        """
+        sign = 1 if key.endswith("loss") else -1
+        measured = [line for line in self.metrics if line.get(key) is not None]
+        return [line["epoch"] for line in sorted(measured, key=lambda line: sign * line[key])]
+
     @property
     def name(self) -> str:
         """What its checkpoint is called; names sort as positions in the run do."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from cutmix_zoo.mixing.feature import MapSizes
     from cutmix_zoo.models.regularize import BlockRegularizers
+    from cutmix_zoo.training.checkpoint import Progress
     from cutmix_zoo.training.settings import Recipe, RegularizeSettings
 
 CLEAN_IMAGES = 1000
@@ -103,6 +104,12 @@ class Job:
     def networks(self) -> dict[str, nn.Module]:
         """The networks that are measured, by what the names of their numbers begin with; the last one is exported."""
         return {"": self.network} | ({} if self.ema is None else {"ema_": self.ema.module})
+
+    def is_over(self, progress: Progress) -> bool:
+        """Say whether a run has reached its end: that of its schedule, or of its patience."""
+        patience, best = self.recipe.evaluate.patience, progress.best_epochs(self.recipe.evaluate.best_by)
+        waited = sum(epoch > best[0] for epoch in best)
+        return progress.epoch >= self.recipe.schedule.epochs or (patience is not None and waited >= patience)
 
     def train_mode(self) -> None:
         """Bring the model into the mode for training: of a frozen network only the classifier is trained."""
@@ -324,7 +331,9 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         eval_loader(dataset, recipe.data, batch_size=recipe.evaluate.batch_size, **common)
         for dataset in (splits.clean, splits.val)
     )
-    model, wrapped_optimizer = accelerator.prepare(network, optimizer)
+    backend = recipe.runtime.compile
+    trained = network if backend is None else torch.compile(network, backend=backend)
+    model, wrapped_optimizer = accelerator.prepare(trained, optimizer)
     # the loop autocasts by itself; without this the bare network would too, and be measured in half precision
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     return Job(

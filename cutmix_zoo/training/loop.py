@@ -53,7 +53,7 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
     guard = GradientGuard(settings.clip_norm, settings.skip_nonfinite, progress.skipped)
     saver = Saver(job, folder, stop, check=guard.check)
     with _make_bar(job, progress) as bar:
-        while progress.epoch < epochs:
+        while not job.is_over(progress):
             try:
                 trained = train_epoch(job, progress, guard, bar, saver.after_step)
             except NotFiniteError as error:

@@ -70,7 +70,7 @@ class Saver:
         line = {key: value for key, value in progress.metrics[-1].items() if value is not None}
         self._job.accelerator.log(line, step=progress.epoch)
         stop = self._consensus.highest(_STOP if self._stop.signal else _GO_ON)
-        if stop and progress.epoch < self._job.recipe.schedule.epochs:
+        if stop and not self._job.is_over(progress):
             self._leave(progress)
 
     def _due(self, progress: Progress) -> int:
@@ -87,21 +87,15 @@ class Saver:
 
     def _save(self, progress: Progress) -> None:
         self._check()
-        job = self._job
+        job, runtime = self._job, self._job.recipe.runtime
         if job.accelerator.is_main_process:
             with writing(self._folder):
                 save_checkpoint(self._folder.checkpoints, progress, job.state)
-                prune_checkpoints(self._folder.checkpoints, job.recipe.runtime.keep_checkpoints, self._best(progress))
+                best = progress.best_epochs(job.recipe.evaluate.best_by)[: runtime.keep_best]
+                names = [f"epoch-{epoch:04d}" for epoch in best]
+                prune_checkpoints(self._folder.checkpoints, runtime.keep_checkpoints, names)
         self._saved_at = time.monotonic()
         job.accelerator.wait_for_everyone()
-
-    def _best(self, progress: Progress) -> list[str]:
-        """Name the checkpoints of the best epochs; of equals, the earlier."""
-        key = self._job.recipe.evaluate.best_by
-        sign = 1 if key.endswith("loss") else -1
-        measured = [line for line in progress.metrics if line[key] is not None]
-        best = sorted(measured, key=lambda line: sign * line[key])[: self._job.recipe.runtime.keep_best]
-        return [f"epoch-{line['epoch']:04d}" for line in best]
 
     def _leave(self, progress: Progress) -> None:
         number = self._stop.signal

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import timm
 import timm.optim
+import torch
 
 import cutmix_zoo.models  # noqa: F401  registers our models, so that a recipe may name them
-from cutmix_zoo.checks import require, require_count, require_positive
+from cutmix_zoo.checks import require, require_choice, require_count, require_positive
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import did_you_mean
 from cutmix_zoo.mixing import MixMethod, needs_network
@@ -191,6 +192,8 @@ class EvaluateSettings:
     Args:
         batch_size: images a forward pass and process.
         every: epochs between validations; the last epoch is always validated.
+        patience: end the run after so many validations without a new best by ``best_by``; ``None`` for never. The
+            learning rate moves as if the run had its whole length.
         best_by: the number of ``metrics.jsonl`` that says which epoch is the best: the highest, of a loss the lowest.
             Those that begin with ``ema_`` are the averaged weights'.
 
@@ -200,11 +203,14 @@ class EvaluateSettings:
 
     batch_size: int = 250
     every: int = 1
+    patience: int | None = None
     best_by: Literal["top1", "top5", "val_loss", "ema_top1", "ema_top5", "ema_val_loss"] = "top1"
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "every"):
             require_count(key, getattr(self, key))
+        if self.patience is not None:
+            require_count("patience", self.patience)
 
 
 @dataclass(frozen=True)
@@ -218,6 +224,8 @@ class RuntimeSettings:
             smaller, whose gradients are added up to the batch's. ``None`` for one pass. Batch statistics are those of
             a pass.
         sync_bn: share batch statistics among the processes, each of which then needs a GPU.
+        compile: backend of ``torch.compile``, such as ``inductor``, which compiles the network before it is wrapped for
+            several processes; ``None`` for none. Evaluation is not compiled.
         channels_last: keep images and weights in channels-last memory, which is faster for most convolutions.
         trackers: where Accelerate also logs the numbers of ``metrics.jsonl``.
         keep_checkpoints: how many of the newest checkpoints stay.
@@ -232,6 +240,7 @@ class RuntimeSettings:
     mix_on: Literal["device", "collate"] = "device"
     micro_batch: int | None = None
     sync_bn: bool = False
+    compile: str | None = None
     channels_last: bool = True
     trackers: tuple[Literal["tensorboard"], ...] = ()
     keep_checkpoints: int = 2
@@ -240,6 +249,8 @@ class RuntimeSettings:
     checkpoint_every_minutes: float | None = None
 
     def __post_init__(self) -> None:
+        if self.compile is not None:
+            require_choice("compile", self.compile, tuple(torch.compiler.list_backends(exclude_tags=())))
         require_count("keep_checkpoints", self.keep_checkpoints)
         require(self.keep_best >= 0, f"keep_best must be at least 0, got {self.keep_best}")
         for key in ("micro_batch", "checkpoint_every_steps"):
@@ -292,11 +303,9 @@ class Recipe:
             not (inside and self.runtime.mix_on == "collate"),
             "runtime.mix_on must be device, because mix reaches the maps inside the network, got collate",
         )
-        require(
-            not (inside and self.runtime.micro_batch),
-            "runtime.micro_batch must be null, because mix joins the maps of a whole batch, got "
-            f"{self.runtime.micro_batch}",
-        )
+        for key, why in (("micro_batch", "joins the maps of a whole batch"), ("compile", "reaches into the network")):
+            value = getattr(self.runtime, key)
+            require(not (inside and value), f"runtime.{key} must be null, because mix {why}, got {value}")
         require(
             self.ema.decay is not None or not self.evaluate.best_by.startswith("ema_"),
             f"evaluate.best_by is {self.evaluate.best_by}, but there is no average: set ema.decay",

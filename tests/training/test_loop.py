@@ -108,6 +108,15 @@ def test_averaged_weights_are_those_of_the_definition(warmup: bool, tiny_recipe:
     assert summary["val_loss"] != lines[-1]["val_loss"]
 
 
+def test_a_compiled_network_is_trained_as_it_is(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    recipe = replace(tiny_recipe, runtime=replace(tiny_recipe.runtime, compile="eager"))
+    assert isinstance(make_job(recipe, make_accelerator()).model, torch._dynamo.OptimizedModule)
+    train(recipe, tmp_path / "compiled")
+    train(tiny_recipe, tmp_path / "plain")
+    plain, compiled = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("plain", "compiled"))
+    assert compiled == plain
+
+
 def test_a_linear_probe_moves_the_classifier_and_nothing_else(tiny_recipe: Recipe, tmp_path: Path) -> None:
     recipe = replace(tiny_recipe, model=replace(tiny_recipe.model, train="classifier"))
     train(recipe, tmp_path / "run")

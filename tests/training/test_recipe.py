@@ -139,6 +139,13 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
         (MINIMAL + "evaluate:\n  best_by: loss\n", 9, ["evaluate.best_by", "one of top1, top5, val_loss"]),
         (MINIMAL + "evaluate:\n  best_by: ema_top1\n", 9, ["evaluate.best_by is ema_top1", "set ema.decay"]),
         (MINIMAL + "ema:\n  decay: 1\n", 9, ["ema.decay must be between 0 and 1, got 1"]),
+        (MINIMAL + "runtime:\n  compile: inducto\n", 9, ["runtime.compile must be one of", "inductor"]),
+        (
+            MINIMAL + "mix: {name: feature_mix, mix: {name: cutmix}, depths: [1]}\nruntime:\n  compile: eager\n",
+            10,
+            ["runtime.compile must be null, because mix reaches into the network, got eager"],
+        ),
+        (MINIMAL + "evaluate:\n  patience: 0\n", 9, ["evaluate.patience must be"]),
         (MINIMAL + "runtime:\n  micro_batch: 0\n", 9, ["runtime.micro_batch must be"]),
         (
             MINIMAL + "mix: {name: feature_mix, mix: {name: cutmix}, depths: [1]}\nruntime:\n  micro_batch: 8\n",
