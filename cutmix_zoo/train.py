@@ -102,10 +102,11 @@ def _load(job: Job, checkpoint: Path, launch: Progress) -> Progress:
     """Bring what training changes to where a checkpoint was, and say where that is for this launch."""
     load_checkpoint(checkpoint, job.state)
     start = read_progress(checkpoint)
-    if start.step and start.train_images != launch.train_images:
+    before, now = ((each.train_images, each.recipe["data"]["batch_size"]) for each in (start, launch))
+    if start.step and before != now:
         raise UserError(
-            f"cannot resume: {checkpoint} lies within an epoch of {start.train_images} training images, and there are "
-            f"{launch.train_images} now; resume from the end of an epoch."
+            f"cannot resume: {checkpoint} lies within an epoch of {before[0]} images in batches of {before[1]}, and "
+            f"there are {now[0]} in batches of {now[1]} now; resume from the end of an epoch."
         )
     if len(start.sums) not in (0, launch.world_size):
         start.sums = [[sum(part) for part in zip(*start.sums, strict=True)], *[[0.0] * 3] * (launch.world_size - 1)]

@@ -151,11 +151,16 @@ def prune_checkpoints(folder: Path, keep: int, best: Collection[str] = ()) -> No
     """Delete all but the newest ``keep`` checkpoints and those called ``best``, and what a crash left half written."""
     for old in list_checkpoints(folder)[:-keep]:
         if old.name not in best:
-            # a folder without its checksums is no checkpoint, whatever interrupts the rest
-            (old / _SUMS).unlink()
-            shutil.rmtree(old)
+            delete_checkpoint(old)
     for part in folder.glob("*.part"):
         shutil.rmtree(part)
+
+
+def delete_checkpoint(checkpoint: Path) -> None:
+    """Delete a checkpoint."""
+    # first what makes it one: without its checksums it is not listed, whatever interrupts the rest
+    (checkpoint / _SUMS).unlink()
+    shutil.rmtree(checkpoint)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

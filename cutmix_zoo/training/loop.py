@@ -46,7 +46,7 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
         stop: is looked at between two steps.
 
     Raises:
-        UserError: if a gradient or the loss is not finite.
+        UserError: if a gradient or the loss is not finite, or the disk does not take a checkpoint.
         Preempted: if a stop was requested; a checkpoint has been written.
     """
     epochs, settings = job.recipe.schedule.epochs, job.recipe.optimizer

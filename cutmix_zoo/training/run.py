@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cutmix_zoo.data.datasets import is_stream
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.training.checkpoint import Progress, check_checkpoint, list_checkpoints, read_progress
+from cutmix_zoo.training.checkpoint import (
+    Progress,
+    check_checkpoint,
+    delete_checkpoint,
+    list_checkpoints,
+    read_progress,
+)
 from cutmix_zoo.training.files import read_json, write_json, write_lines, write_text
 from cutmix_zoo.training.recipe import dump_recipe, load_recipe, recipe_dict, recipe_difference
 
@@ -173,7 +178,7 @@ def begin(folder: RunFolder, recipe: Recipe, start: Progress) -> None:
         write_lines(folder.metrics_file, start.metrics)
         for checkpoint in list_checkpoints(folder.checkpoints):
             if checkpoint.name > start.name:
-                shutil.rmtree(checkpoint)
+                delete_checkpoint(checkpoint)
         folder.summary_file.unlink(missing_ok=True)
         folder.write_status("running")
 

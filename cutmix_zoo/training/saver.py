@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -102,5 +103,5 @@ class Saver:
         raise Preempted(
             f"stopped by {number.name if number else 'another process'} in epoch {progress.epoch + 1} after step "
             f"{progress.step}, saved as {self._folder.checkpoints / progress.name}; --resume auto goes on from there.",
-            number or 15,
+            number or signal.SIGTERM,
         )

@@ -252,3 +252,21 @@ def test_two_processes_stop_together_and_go_on_with_the_same_bits(recipe: Recipe
     assert result(tmp_path / "resumed") == result(tmp_path / "whole")
     with pytest.raises(UserError, match="written with world_size 2 and this launch has 1"):
         train(recipe, tmp_path / "other", resume=tmp_path / "whole" / "checkpoints" / "epoch-0003")
+
+
+def test_changes_that_are_allowed_and_those_that_cannot_be(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = replace(recipe, runtime=replace(recipe.runtime, checkpoint_every_steps=None))
+    assert wait(start_ranks(partial(train_and_stop, recipe, tmp_path / "run"))) == [0, 0]
+    checkpoint = tmp_path / "run" / "checkpoints" / "epoch-0001-step-000002"
+    smaller = replace(recipe, data=replace(recipe.data, batch_size=8))
+    message = "lies within an epoch of 80 images in batches of 16, and there are 80 in batches of 8 now"
+    with pytest.raises(UserError, match=message):
+        train(smaller, tmp_path / "smaller", resume=checkpoint, allow_changes=True)
+    # one process counts what two have added up
+    gentle = replace(recipe, optimizer=replace(recipe.optimizer, lr=1e-9))
+    train(gentle, tmp_path / "alone", resume=checkpoint, allow_changes=True)
+    sums = json.loads((checkpoint / "state.json").read_text())["progress"]["sums"]
+    (_, second, _) = result(tmp_path / "alone")[1]
+    assert sum(count for _, _, count in sums) == 32
+    assert second["mixed_top1"] * 80 >= sum(hits for _, hits, _ in sums) - 1e-6
+    assert load_recipe(tmp_path / "alone" / "recipe.yaml").optimizer.lr == 1e-9
