@@ -39,8 +39,11 @@ def stop_requests() -> Iterator[StopRequest]:
         yield request
         return
     replaced: dict[int, Any] = {}
+    owner = os.getpid()
 
     def take(number: int, _: Any) -> None:
+        if os.getpid() != owner:
+            return  # a loader's worker, which works on until its owner needs it no more
         if request.signal is not None:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
