@@ -56,7 +56,8 @@ def train(
             ``runs/<name of the recipe>``.
         resume: ``"auto"`` goes on from the newest checkpoint in the folder, or starts if there is none; a path goes on
             from that checkpoint; ``None`` starts, and refuses a folder that holds a run.
-        allow_changes: resume although the recipe, the number of processes, the precision or the data has changed.
+        allow_changes: resume although the recipe, the number of processes, the precision or the data has changed. The
+            optimizer's own settings but for the learning rate stay those of the checkpoint.
 
     Returns:
         The run's summary: what ``summary.json`` holds. ``"auto"`` does not train a finished run again.
@@ -78,7 +79,7 @@ def train(
         train_images=dataset_size(job.splits.train),
     )
     checkpoint = find_start(folder, progress, resume, allow_changes=allow_changes)
-    summary = folder.summary() if resume == "auto" else None
+    summary = folder.summary() if resume == "auto" and not allow_changes else None
     if summary is None:
         if checkpoint is not None:
             progress = _load(job, checkpoint, progress)
@@ -181,7 +182,7 @@ def _finish(job: Job, folder: RunFolder, progress: Progress) -> None:
 def _summarize(job: Job, progress: Progress, prefix: str) -> dict[str, Any]:
     recipe, last = job.recipe, progress.metrics[-1]
     top1, top5, val_loss = (prefix + name for name in ("top1", "top5", "val_loss"))
-    best = max((line for line in progress.metrics if line[top1] is not None), key=lambda line: line[top1])
+    best = progress.metrics[progress.best_epochs(top1)[0] - 1]
     return {
         "name": recipe.name,
         "model": recipe.model.name,

@@ -50,6 +50,7 @@ def wait(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]
 
 def _child(work: Callable[[], object]) -> None:
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # the workers of its loaders are its own, as everywhere
     try:
         work()
     except BaseException:  # noqa: BLE001 (whatever went wrong is shown)

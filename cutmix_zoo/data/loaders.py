@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -123,6 +124,7 @@ def train_loader(
         "collate_fn": collate_fn,
         "pin_memory": pin_memory,
         "generator": torch.Generator(),
+        "worker_init_fn": _outlive_signals,
     }
     if isinstance(dataset, IterableImageDataset):
         workers = _stream_workers(dataset, settings)
@@ -175,6 +177,7 @@ def eval_loader(
         "collate_fn": collate_samples,
         "pin_memory": pin_memory,
         "generator": torch.Generator(),
+        "worker_init_fn": _outlive_signals,
     }
     if isinstance(dataset, IterableImageDataset):
         workers = _stream_workers(dataset, settings)
@@ -187,6 +190,16 @@ def eval_loader(
         **common,
     )
     return EvalLoader(loader, size)
+
+
+def _outlive_signals(_: int) -> None:
+    """Let a worker work on when a signal to its whole group asks the run to stop: the run still needs it to save.
+
+    It ends with the run, which tells it to, or for want of that two minutes after SIGTERM.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # SIGALRM is left to end the process
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(120))
 
 
 def _stream_workers(dataset: Any, settings: DataSettings) -> int:

@@ -139,7 +139,8 @@ class Job:
     @property
     def lr(self) -> float:
         """Learning rate of the last update."""
-        return self.torch_optimizer.param_groups[0]["lr"]
+        group = self.torch_optimizer.param_groups[0]
+        return group["lr"] / group.get("lr_scale", 1.0)  # timm's layer decay
 
     def prepare(self, images: Tensor) -> Tensor:
         """Turn uint8 images into what the network takes, on its device."""

@@ -91,8 +91,9 @@ class OptimizerSettings:
         layer_decay: factor of the learning rate from each layer to the one in front of it, in (0, 1); ``None`` for one
             rate for all.
         clip_norm: scale the gradient of an update down to this norm where it is longer; ``None`` for as it is.
-        skip_nonfinite: how many updates of a run may be left out because their gradient is not finite; the next one
-            stops the run.
+        skip_nonfinite: how many updates of a run may be left out because their gradient overflows; the next one stops
+            the run. A loss that is not finite stops it at the end of the epoch. In fp16 the gradient scaler
+            leaves out what overflows, as often as it likes.
         args: further arguments of the optimizer, such as ``betas``.
 
     Raises:

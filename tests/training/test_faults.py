@@ -6,6 +6,7 @@ import random
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,9 +19,10 @@ import cutmix_zoo.train
 from cutmix_zoo.errors import Preempted, UserError
 from cutmix_zoo.train import train
 from cutmix_zoo.training.checkpoint import check_checkpoint, list_checkpoints
+from cutmix_zoo.training.job import Job
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
-from cutmix_zoo.training.settings import Recipe, RegularizeSettings
+from cutmix_zoo.training.settings import EmaSettings, Recipe, RegularizeSettings
 from tests.processes import start, start_ranks, wait
 
 TIMES = ("images_per_second",)
@@ -216,6 +218,44 @@ def test_signals_at_any_step_cost_nothing(
     train(recipe, folder, resume="auto")
     assert result(folder) == result(whole)
     assert state(folder)["state"] == "finished"
+
+
+def stop_the_group(recipe: Recipe, folder: Path) -> None:
+    """Signal a run and its loaders' workers at once, in the midst of an evaluation."""
+    os.setpgrp()
+    prepare, patch, prepared = Job.prepare, pytest.MonkeyPatch(), 0
+
+    def signalled(job: Job, images: torch.Tensor) -> torch.Tensor:
+        nonlocal prepared
+        prepared += not job.network.training
+        if prepared == 2:
+            os.killpg(0, signal.SIGTERM)
+            time.sleep(0.5)
+        return prepare(job, images)
+
+    without_pictures(patch)
+    patch.setattr(Job, "prepare", signalled)
+    with pytest.raises(Preempted):
+        train(recipe, folder, resume="auto")
+
+
+def test_a_signal_to_the_whole_group_leaves_the_workers_at_work(recipe: Recipe, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    recipe = replace(recipe, data=replace(recipe.data, workers=2), evaluate=replace(recipe.evaluate, batch_size=2))
+    assert wait([start(partial(stop_the_group, recipe, folder))]) == [0]
+    assert list_checkpoints(folder / "checkpoints")[-1].name == "epoch-0001"
+    train(recipe, folder, resume="auto")
+    assert result(folder)[0] == result(whole)[0]
+
+
+def test_weights_may_be_averaged_from_a_checkpoint_on_and_a_finished_run_made_longer(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    plain = replace(recipe, ema=EmaSettings(), schedule=replace(recipe.schedule, epochs=1))
+    train(plain, tmp_path / "run")
+    longer = replace(recipe, schedule=replace(recipe.schedule, epochs=2))
+    summary = train(longer, tmp_path / "run", resume="auto", allow_changes=True)
+    assert (summary["epochs"], summary["best_epoch"]) == (2, 2)
 
 
 def test_a_full_disk_is_said_and_costs_nothing(recipe: Recipe, whole: Path, tmp_path: Path) -> None:

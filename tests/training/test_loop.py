@@ -132,6 +132,7 @@ def test_layers_nearer_to_the_image_learn_more_slowly(tiny_recipe: Recipe) -> No
     names = {parameter: name for name, parameter in job.network.named_parameters()}
     rates = {names[p]: group["lr"] for group in job.torch_optimizer.param_groups for p in group["params"]}
     assert rates.keys() == set(names.values())
+    assert job.lr == pytest.approx(rates["fc.weight"])
     chain = [
         rates[f"{layer}.weight"] for layer in ("conv1", "layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1", "fc")
     ]
