@@ -23,7 +23,7 @@ from cutmix_zoo.pictures import draw_curves
 from cutmix_zoo.training.checkpoint import Progress, load_checkpoint, read_progress
 from cutmix_zoo.training.files import write_json
 from cutmix_zoo.training.job import Job, make_job
-from cutmix_zoo.training.launch import make_accelerator
+from cutmix_zoo.training.launch import is_launched, make_accelerator
 from cutmix_zoo.training.loop import fit
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_requests, stop_with_launcher
@@ -245,7 +245,7 @@ def command(arguments: Sequence[str]) -> None:
     """Train as the command line says."""
     options, rest = make_parser().parse_known_args(arguments)
     recipe = load_recipe(options.config, split_overrides(rest))
-    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+    if is_launched():
         stop_with_launcher()
     summary = train(recipe, options.output, options.resume, allow_changes=options.allow_changes)
     if os.environ.get("RANK", "0") == "0":

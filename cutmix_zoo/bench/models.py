@@ -34,7 +34,7 @@ BASELINES: dict[str, Callable[[], nn.Module]] = {"cifar_pyramidnet110_a64": Naiv
 ROUNDS = 200
 """Rounds that are enough, however fast a network is."""
 SECONDS = 10.0
-"""About how long each candidate is measured; at least 3 rounds are."""
+"""About how long the turns of each candidate take together; at least 3 rounds are measured."""
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _WIDTH = 100
@@ -88,16 +88,16 @@ def bench_models(
     """Time forward passes, and forward and backward passes, of our networks.
 
     The forward pass is that of evaluation, in inference mode; forward and backward is a training step without its
-    optimizer: cross-entropy, and gradients that begin at None. All variants of a network take turns in rounds. On a
-    GPU each pass is waited for, and bfloat16 autocast is measured too. Threads, convolution algorithms and TF32 are as
-    torch has them by default.
+    optimizer: cross-entropy, and gradients that begin at None. All variants of a network take turns in rounds, two
+    passes a turn, of which the second is timed. On a GPU each pass is waited for, and bfloat16 autocast is measured
+    too. Threads, convolution algorithms and TF32 are as torch has them by default.
 
     Args:
         patterns: names of networks, with ``*`` and ``?``.
         batch_size: images of a batch.
         device: ``cpu`` or ``cuda``; None takes a GPU if there is one.
         compiled: also measure what ``torch.compile`` makes, compiled from scratch: minutes for a deep network.
-        seconds: about how long each candidate is measured, after a first pass that does not count.
+        seconds: about how long the turns of each candidate take together, after a first pass that does not count.
 
     Returns:
         A JSON-able dictionary: ``environment`` and ``rows``. A row names the network and the pass (``model``,

@@ -23,6 +23,11 @@ _TWO_ON_CPU = (
 )
 
 
+def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether ``accelerate launch`` has started this process."""
+    return "ACCELERATE_MIXED_PRECISION" in environment
+
+
 def check_launch(environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a launch that asked for several processes and started one.
 
@@ -32,8 +37,7 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
     Raises:
         UserError: with the command that does start several processes.
     """
-    launched = "ACCELERATE_MIXED_PRECISION" in environment
-    if launched and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
+    if is_launched(environment) and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
         raise UserError(
             "accelerate was asked for several processes but started only this one, as it does with --cpu or "
             f"without --multi_gpu. For 2 processes on the CPU: {_TWO_ON_CPU} (For one process: unset MASTER_ADDR.)"

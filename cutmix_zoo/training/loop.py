@@ -17,7 +17,6 @@ from tqdm import tqdm
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import Stream, seed_for
 from cutmix_zoo.mixing import mix_features, mixed_accuracy
-from cutmix_zoo.training.checkpoint import list_checkpoints
 from cutmix_zoo.training.gradient import GradientGuard, NotFiniteError
 from cutmix_zoo.training.saver import Saver
 
@@ -57,10 +56,9 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
             try:
                 trained = train_epoch(job, progress, guard, bar, saver.after_step)
             except NotFiniteError as error:
-                last = max(list_checkpoints(folder.checkpoints), default=None)
                 raise UserError(
                     f"{error}: lower optimizer.lr, set optimizer.clip_norm, or lengthen schedule.warmup_epochs. "
-                    f"The last good checkpoint is {last or 'not written yet'}."
+                    f"The last good checkpoint is {folder.last_checkpoint or 'not written yet'}."
                 ) from error
             _share_statistics(job)
             line = {"epoch": progress.epoch + 1, **trained, **_measure(job, progress.epoch, evaluate)}

@@ -39,19 +39,13 @@ def stop_requests() -> Iterator[StopRequest]:
         yield request
         return
     replaced: dict[int, Any] = {}
-    owner = os.getpid()
 
     def take(number: int, _: Any) -> None:
-        if os.getpid() != owner:
-            return  # a loader's worker, which works on until its owner needs it no more
         if request.signal is not None:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             return
         request.signal = signal.Signals(number)
-        # a signal to the whole group ends the loader's workers too, and torch would interrupt the step to tell
-        if hasattr(signal, "SIGCHLD"):
-            replaced[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with suppress(OSError):  # nobody may be there to read it
             os.write(2, f"\n{request.signal.name}: stopping and saving after this step\n".encode())
 

@@ -72,6 +72,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint, if there is one."""
+        return max(list_checkpoints(self.checkpoints), default=None)
+
+    @property
     def model(self) -> Path:
         """What ``timm.create_model("local-dir:...", pretrained=True)`` loads."""
         return self.path / "model"
@@ -100,7 +105,7 @@ def writing(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        last = max(list_checkpoints(folder.checkpoints), default=None)
+        last = folder.last_checkpoint
         going_on = f"The last good checkpoint is {last}; --resume auto goes on from it." if last else ""
         raise UserError(f"cannot write to {folder.path}: {error}. {going_on}") from error
 
@@ -216,8 +221,9 @@ def _check_fits(checkpoint: Path, progress: Progress) -> None:
 
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], place: Path) -> None:
-    # the order of a stream depends on how many workers read it
-    ignore = [key for key in MAY_DIFFER if key != "data.workers" or not is_stream(new["data"]["name"])]
+    # the order of a stream depends on how many workers read it, and the end of a run on what its patience looks at
+    counts = {"data.workers": is_stream(new["data"]["name"]), "evaluate.best_by": new["evaluate"]["patience"]}
+    ignore = [key for key in MAY_DIFFER if not counts.get(key)]
     difference = recipe_difference(old, new, ignore)
     if difference:
         raise UserError(

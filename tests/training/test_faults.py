@@ -173,7 +173,7 @@ def test_where_every_checkpoint_is_damaged_the_run_begins_again(recipe: Recipe, 
     assert result(folder.path) == result(whole)
 
 
-def stopped_at(step: int, recipe: Recipe, folder: Path, number: int = signal.SIGTERM, **options: object) -> Preempted:
+def stopped_at(step: int, recipe: Recipe, folder: Path, number: int = signal.SIGTERM) -> Preempted:
     """Train until a signal arrives within a step, the ``step``-th of this launch."""
     original, steps = cutmix_zoo.training.loop.mixed_accuracy, 0
 
@@ -187,7 +187,7 @@ def stopped_at(step: int, recipe: Recipe, folder: Path, number: int = signal.SIG
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cutmix_zoo.training.loop, "mixed_accuracy", signalled)
         with pytest.raises(Preempted) as stop:
-            train(recipe, folder, resume="auto", **options)
+            train(recipe, folder, resume="auto")
     return stop.value
 
 
@@ -220,7 +220,7 @@ def test_signals_at_any_step_cost_nothing(
     assert state(folder)["state"] == "finished"
 
 
-def stop_the_group(recipe: Recipe, folder: Path) -> None:
+def stop_the_group(recipe: Recipe, folder: Path, number: signal.Signals) -> None:
     """Signal a run and its loaders' workers at once, in the midst of an evaluation."""
     os.setpgrp()
     prepare, patch, prepared = Job.prepare, pytest.MonkeyPatch(), 0
@@ -229,7 +229,7 @@ def stop_the_group(recipe: Recipe, folder: Path) -> None:
         nonlocal prepared
         prepared += not job.network.training
         if prepared == 2:
-            os.killpg(0, signal.SIGTERM)
+            os.killpg(0, number)
             time.sleep(0.5)
         return prepare(job, images)
 
@@ -239,10 +239,14 @@ def stop_the_group(recipe: Recipe, folder: Path) -> None:
         train(recipe, folder, resume="auto")
 
 
-def test_a_signal_to_the_whole_group_leaves_the_workers_at_work(recipe: Recipe, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_leaves_the_workers_at_work(
+    number: signal.Signals, recipe: Recipe, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "run"
     recipe = replace(recipe, data=replace(recipe.data, workers=2), evaluate=replace(recipe.evaluate, batch_size=2))
-    assert wait([start(partial(stop_the_group, recipe, folder))]) == [0]
+    assert wait([start(partial(stop_the_group, recipe, folder, number))]) == [0]
+    assert capfd.readouterr().err.count("stopping and saving") <= 1, "no worker says it too"
     assert list_checkpoints(folder / "checkpoints")[-1].name == "epoch-0001"
     train(recipe, folder, resume="auto")
     assert result(folder)[0] == result(whole)[0]

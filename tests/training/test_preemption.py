@@ -36,16 +36,6 @@ def test_a_second_ctrl_c_interrupts_at_once(capfd: pytest.CaptureFixture[str]) -
         interrupt_twice()
 
 
-def test_a_forked_worker_works_on(capfd: pytest.CaptureFixture[str]) -> None:
-    with stop_requests() as stop:
-        worker = os.fork()
-        if worker == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-            os._exit(0 if stop.signal is None else 1)
-        assert os.waitpid(worker, 0) == (worker, 0)
-    assert capfd.readouterr().err == ""
-
-
 def test_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:

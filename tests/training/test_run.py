@@ -81,6 +81,14 @@ def test_another_number_of_processes_is_refused(tmp_path: Path, recipe: Recipe) 
         find_start(folder, launch(recipe), "auto")
 
 
+def test_what_patience_looks_at_may_not_change(tmp_path: Path, recipe: Recipe) -> None:
+    patient = replace(recipe, evaluate=replace(recipe.evaluate, patience=3))
+    folder = make_run(tmp_path / "run", patient, epochs=1)
+    other = replace(patient, evaluate=replace(patient.evaluate, best_by="val_loss"))
+    with pytest.raises(UserError, match=r"evaluate.best_by: top1 -> val_loss"):
+        find_start(folder, launch(other), "auto")
+
+
 def test_changes_can_be_allowed(tmp_path: Path, recipe: Recipe) -> None:
     folder = make_run(tmp_path / "run", recipe, epochs=1, world_size=2)
     other = launch(replace(recipe, optimizer=replace(recipe.optimizer, lr=0.5)))
