@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutmix_zoo import __version__, evaluate, train
-from cutmix_zoo.bench import mixing, models
+from cutmix_zoo import __version__, evaluate, sweep, train
+from cutmix_zoo.bench import mixing, models, training
 from cutmix_zoo.checks import whole_number
 from cutmix_zoo.data.gallery import draw_every_method
 from cutmix_zoo.errors import UserError, refuse_existing, run_command
 from cutmix_zoo.hub.importer import import_checkpoint
 from cutmix_zoo.hub.listing import FORMATS, format_weights, list_weights
-from cutmix_zoo.training.job import open_splits, resolve
+from cutmix_zoo.training.job import complete_input, open_splits, resolve
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.recipe import find_shipped, load_recipe, shipped_recipes
@@ -74,6 +74,7 @@ def preview(arguments: Sequence[str]) -> None:
     if recipe is None:
         draw_every_method(options.output)
     else:
+        recipe = complete_input(recipe)
         splits = open_splits(recipe)
         draw_preview(resolve(recipe, splits.classes), splits, options.output)
     _print(f"wrote {options.output}")
@@ -85,7 +86,11 @@ def bench(arguments: Sequence[str]) -> None:
         prog="cutmix-zoo bench", description="Compare our speed with the peers' in one run; the ratios are what counts."
     )
     what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    abouts = {"mixing": "collates, plans and loaders", "models": "our networks, eager and compiled"}
+    abouts = {
+        "mixing": "collates, plans and loaders",
+        "models": "our networks, eager and compiled",
+        "train": "the trainer, next to a bare step and a loop like timm's",
+    }
     parts = {name: what.add_parser(name, help=about, description=f"Measure {about}.") for name, about in abouts.items()}
     for part in parts.values():
         part.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements to this file")
@@ -95,12 +100,19 @@ def bench(arguments: Sequence[str]) -> None:
     add("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
     add("--no-compile", action="store_true", help="leave out what torch.compile makes: minutes for a deep network")
     add("--seconds", type=float, default=models.SECONDS, metavar="S", help="of each candidate (default: %(default)g)")
+    add = parts["train"].add_argument
+    add("--model", metavar="NAME", help="default: cifar_resnet20 on a GPU, else cifar_resnet8")
+    add("--batch-size", type=whole_number(1), default=128, metavar="N", help="images of a batch (default: %(default)s)")
+    add("--repeats", type=whole_number(2), default=training.REPEATS, metavar="N", help="turns (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.json:
         refuse_existing(options.json)
     if options.what == "mixing":
         result = mixing.bench_mixing()
         table = mixing.format_table(result)
+    elif options.what == "train":
+        result = training.bench_training(options.model, batch_size=options.batch_size, repeats=options.repeats)
+        table = training.format_table(result)
     else:
         result = models.bench_models(
             options.models,
@@ -147,6 +159,7 @@ def list_(arguments: Sequence[str]) -> None:
 COMMANDS = {
     "recipes": (recipes, "list the shipped recipes, or copy one"),
     "train": (train.command, "train a recipe"),
+    "sweep": (sweep.command, "train a recipe with several values and seeds"),
     "evaluate": (evaluate.command, "measure a model on a dataset"),
     "list": (list_, "list the weights that are known, and where they are"),
     "import": (import_, "import a checkpoint, such as the authors', for timm.create_model"),

@@ -33,8 +33,11 @@ class Preempted(KeyboardInterrupt):
     """
 
     def __init__(self, message: str, signal: int) -> None:
-        super().__init__(message)
+        super().__init__(message, signal)
         self.signal = signal
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def one_line(error: BaseException) -> str:

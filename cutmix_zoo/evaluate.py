@@ -73,7 +73,7 @@ def evaluate(
     changes: dict[str, Any] = {"root": root, "val_split": split, "workers": workers}
     settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
     if split is not None:
-        settings = replace(settings, val_fraction=0.0, fold=None)
+        settings = replace(settings, val_fraction=0.0, fold=None, subset=None)
     with accelerator.local_main_process_first():
         dataset = open_split(settings, "val")
     _check_classes(network, class_names(dataset, settings), settings.name)
@@ -96,6 +96,7 @@ def evaluate(
         loader,
         prepare=lambda images: to_input(images, input_spec(settings), device, channels_last=runtime.channels_last),
         expected=loader.size,
+        num_classes=network.num_classes,  # type: ignore[arg-type]
         reduce=lambda sums: sum_over_processes(accelerator, sums),
     )
     return {"model": model, "dataset": settings.name, "split": validation_name(settings), **numbers}

@@ -10,13 +10,15 @@ from __future__ import annotations
 import random
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 _MASK = (1 << 64) - 1
 
@@ -51,8 +53,8 @@ class Stream(IntEnum):
     """Validation images that are held out of a training split; independent of the run's seed."""
 
 
-def _splitmix64(x: int) -> int:
-    """Scramble 64 bits (Steele, Lea and Flood, OOPSLA 2014, the finalizer of SplittableRandom)."""
+def _splitmix64(x: Any) -> Any:
+    """Scramble 64 bits of a number or an array (Steele, Lea and Flood, OOPSLA 2014, SplittableRandom's finalizer)."""
     x = (x + 0x9E3779B97F4A7C15) & _MASK
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -88,6 +90,62 @@ def generator_for(*parts: int) -> torch.Generator:
         True
     """
     return torch.Generator().manual_seed(seed_for(*parts))
+
+
+def seeds_for(*parts: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Turn the names of many draws, of which only the last part differs, into seeds: ``seed_for(*parts, index)``.
+
+    Example:
+        >>> seeds_for(7, 1, indices=np.arange(3)).tolist() == [seed_for(7, 1, index) for index in range(3)]
+        True
+    """
+    state: Any = len(parts) + 1
+    for part in (*(part & _MASK for part in parts), indices.astype(np.uint64)):
+        state = _splitmix64(state ^ _splitmix64(part))
+    seeds: NDArray[np.uint64] = state >> np.uint64(1)
+    return seeds
+
+
+def first_draws(seeds: NDArray[np.uint64], count: int) -> NDArray[np.uint32]:
+    """Draw the first numbers of torch's CPU generator for many seeds at once, as if each had been set in turn.
+
+    What :func:`isolated_rng` and a transform draw for one sample is drawn here for all samples of an epoch in the time
+    that a thousand take there.
+
+    Args:
+        seeds: (N,) of any size; like the generator, this takes 32 bits of them.
+        count: how many numbers of each, at most 227.
+
+    Returns:
+        (count, N) uniform in [0, 2**32): what ``torch.randint`` takes modulo its range, and of what ``torch.rand``
+        takes the lower 24 bits.
+
+    **Source**: Matsumoto and Nishita, Mersenne Twister, ACM TOMACS 1998, with the seeding of their code of 2002.
+
+    Example:
+        >>> seed = seed_for(1, 2)
+        >>> generator = torch.Generator().manual_seed(seed)
+        >>> torch.randint(1000, (2,), generator=generator).tolist() == [
+        ...     int(draw) % 1000 for draw in first_draws(np.array([seed], np.uint64), 2)[:, 0]
+        ... ]
+        True
+    """
+    assert count <= 624 - 397
+    word: Any = seeds.astype(np.uint32)
+    kept = {0: word}  # of the 624 words of a state, those that the first numbers are made of
+    for place in range(1, 397 + count):
+        word = (word ^ (word >> 30)) * np.uint32(1812433253) + np.uint32(place)
+        if place <= count or place >= 397:
+            kept[place] = word
+    draws = np.empty((count, len(seeds)), np.uint32)
+    for place in range(count):
+        mixed = (kept[place] & 0x80000000) | (kept[place + 1] & 0x7FFFFFFF)
+        drawn = kept[place + 397] ^ (mixed >> 1) ^ ((mixed & 1) * np.uint32(0x9908B0DF))
+        drawn ^= drawn >> 11
+        drawn ^= (drawn << 7) & 0x9D2C5680
+        drawn ^= (drawn << 15) & 0xEFC60000
+        draws[place] = drawn ^ (drawn >> 18)
+    return draws
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,14 +17,15 @@ import torch
 from tqdm import tqdm
 
 from cutmix_zoo.data.datasets import dataset_size
-from cutmix_zoo.errors import UserError, run_command
+from cutmix_zoo.errors import Preempted, UserError, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.pictures import draw_curves
 from cutmix_zoo.training.checkpoint import Progress, load_checkpoint, read_progress
+from cutmix_zoo.training.dry_run import describe_cost, dry_run
 from cutmix_zoo.training.files import write_json
 from cutmix_zoo.training.job import Job, make_job
-from cutmix_zoo.training.launch import is_launched, make_accelerator
+from cutmix_zoo.training.launch import is_launched, make_accelerator, on_main
 from cutmix_zoo.training.loop import fit
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_requests, stop_with_launcher
@@ -56,8 +58,7 @@ def train(
             ``runs/<name of the recipe>``.
         resume: ``"auto"`` goes on from the newest checkpoint in the folder, or starts if there is none; a path goes on
             from that checkpoint; ``None`` starts, and refuses a folder that holds a run.
-        allow_changes: resume although the recipe, the number of processes, the precision or the data has changed. The
-            optimizer's own settings but for the learning rate stay those of the checkpoint.
+        allow_changes: resume although the recipe, the number of processes, the precision or the data has changed.
 
     Returns:
         The run's summary: what ``summary.json`` holds. ``"auto"`` does not train a finished run again.
@@ -68,9 +69,9 @@ def train(
     """
     resume = None if resume is None else str(resume)
     folder = RunFolder(Path(output) if output else default_output(recipe, resume))
-    if resume is None:
-        check_unused(folder)  # before anything is downloaded
     accelerator = make_accelerator(recipe.runtime.trackers, folder.path)
+    if resume is None:
+        on_main(accelerator, partial(check_unused, folder))  # before anything is downloaded
     job = make_job(recipe, accelerator)
     progress = Progress(
         recipe_dict(job.recipe),
@@ -78,14 +79,13 @@ def train(
         mixed_precision=accelerator.mixed_precision,
         train_images=dataset_size(job.splits.train),
     )
-    checkpoint = find_start(folder, progress, resume, allow_changes=allow_changes)
-    summary = folder.summary() if resume == "auto" and not allow_changes else None
-    if summary is None:
+    # one process looks, so that all start from the same
+    find = partial(find_start, folder, progress, resume, allow_changes=allow_changes)
+    checkpoint, summary = on_main(accelerator, lambda: (find(), folder.summary()))
+    if summary is None or resume != "auto" or allow_changes:
         if checkpoint is not None:
             progress = _load(job, checkpoint, progress)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            begin(folder, job.recipe, progress)
+        on_main(accelerator, partial(begin, folder, job.recipe, progress))
         summary = _train(job, folder, progress)
     return summary
 
@@ -101,8 +101,11 @@ def default_output(recipe: Recipe, resume: str | None) -> Path:
 
 def _load(job: Job, checkpoint: Path, launch: Progress) -> Progress:
     """Bring what training changes to where a checkpoint was, and say where that is for this launch."""
-    load_checkpoint(checkpoint, job.state)
+    if not checkpoint.exists():
+        raise UserError(f"{checkpoint} is not on this machine: a run of several needs a folder that they all see.")
     start = read_progress(checkpoint)
+    changed = start.recipe["optimizer"] != launch.recipe["optimizer"]
+    load_checkpoint(checkpoint, job.state, keep_settings=changed)
     before, now = ((each.train_images, each.recipe["data"]["batch_size"]) for each in (start, launch))
     if start.step and before != now:
         raise UserError(
@@ -120,63 +123,57 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     accelerator = job.accelerator
     try:
         if job.recipe.runtime.trackers:
-            accelerator.init_trackers("tensorboard")
+            # the place of the data is nobody else's business
+            public = recipe_dict(replace(job.recipe, data=replace(job.recipe.data, root=None)))
+            run = {"name": job.recipe.name, "config": public}
+            accelerator.init_trackers("cutmix_zoo", init_kwargs={"wandb": run, "trackio": run})
         with stop_requests() as stop:
             if accelerator.is_main_process:
                 _draw(draw_preview, job.recipe, job.splits, folder.plots / "preview.png")
             fit(job, folder, progress, evaluate_accuracy, stop)
-        if accelerator.is_main_process:
-            with writing(folder):
-                _finish(job, folder, progress)
+        summary = on_main(accelerator, partial(_finish, job, folder, progress))
     except BaseException as error:
         if accelerator.is_main_process:
             _say_how_it_ended(folder, error)
         raise
     finally:
         job.train_loader.close()
-    summary = _from_main(folder.summary() if accelerator.is_main_process else None)
     accelerator.end_training()
     return summary
 
 
 def _say_how_it_ended(folder: RunFolder, error: BaseException) -> None:
-    state: Status = "preempted" if isinstance(error, KeyboardInterrupt) else "failed"
+    state: Status = "preempted" if isinstance(error, Preempted) else "failed"
     try:
         folder.write_status(state, f"{type(error).__name__}: {error}")
     except OSError as again:  # a full disk, of which the error itself tells
         tqdm.write(f"cannot write {folder.status_file}: {again}", file=sys.stderr)
 
 
-def _from_main(summary: dict[str, Any] | None) -> dict[str, Any]:
-    from accelerate.utils import broadcast_object_list
-
-    (summary,) = broadcast_object_list([summary])
-    assert summary is not None
-    return summary
-
-
-def _finish(job: Job, folder: RunFolder, progress: Progress) -> None:
-    """Write what a finished run has more: the model, the summary, the curves."""
+def _finish(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+    """Write what a finished run has more: the model, the curves, and last what says that it is finished."""
     prefix, network = list(job.networks.items())[-1]
     summary = _summarize(job, progress, prefix)
     data = job.recipe.data
-    export_model(
-        network,
-        folder.model,
-        data_config={key: getattr(data, key) for key in DATA_KEYS},
-        label_names=job.splits.classes,
-        provenance={
-            "tag": job.recipe.name,
-            "description": f"Trained with cutmix_zoo {summary['versions']['cutmix_zoo']} on {data.name}.",
-            # without the place of the data, which is nobody else's business
-            "recipe": recipe_dict(replace(job.recipe, data=replace(data, root=None))),
-            "summary": summary,
-        },
-        model_args=job.recipe.model.args,
-    )
-    write_json(folder.summary_file, summary)
-    folder.write_status("finished")
-    _draw(draw_curves, progress.metrics, folder.plots / "curves.png", title=job.recipe.name)
+    with writing(folder):
+        export_model(
+            network,
+            folder.model,
+            data_config={key: getattr(data, key) for key in DATA_KEYS},
+            label_names=job.splits.classes,
+            provenance={
+                "tag": job.recipe.name,
+                "description": f"Trained with cutmix_zoo {summary['versions']['cutmix_zoo']} on {data.name}.",
+                # without the place of the data, which is nobody else's business
+                "recipe": recipe_dict(replace(job.recipe, data=replace(data, root=None))),
+                "summary": summary,
+            },
+            model_args=job.recipe.model.args,
+        )
+        _draw(draw_curves, progress.metrics, folder.plots / "curves.png", title=job.recipe.name)
+        folder.write_status("finished")
+        write_json(folder.summary_file, summary)
+    return summary
 
 
 def _summarize(job: Job, progress: Progress, prefix: str) -> dict[str, Any]:
@@ -238,6 +235,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-changes", action="store_true", help="resume although recipe, processes, precision or data have changed"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="try one batch of everything, say what the run would cost, write nothing"
+    )
     return parser
 
 
@@ -247,9 +247,27 @@ def command(arguments: Sequence[str]) -> None:
     recipe = load_recipe(options.config, split_overrides(rest))
     if is_launched():
         stop_with_launcher()
+    if options.dry_run:
+        text = rehearse(recipe)
+        if os.environ.get("RANK", "0") == "0":
+            print(text)  # noqa: T201
+        return
     summary = train(recipe, options.output, options.resume, allow_changes=options.allow_changes)
     if os.environ.get("RANK", "0") == "0":
         print(closing(summary, options.output or default_output(recipe, options.resume)))  # noqa: T201
+
+
+def rehearse(recipe: Recipe) -> str:
+    """Do one batch of everything that training a recipe does, and say what the whole run would cost.
+
+    Raises:
+        UserError: for whatever would end the run before it has begun.
+    """
+    job = make_job(recipe, make_accelerator(recipe.runtime.trackers))
+    try:
+        return describe_cost(dry_run(job, evaluate_accuracy), job)
+    finally:
+        job.train_loader.close()
 
 
 def closing(summary: dict[str, Any], folder: Path) -> str:

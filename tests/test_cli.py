@@ -1,4 +1,5 @@
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 import cutmix_zoo.cli
 from cutmix_zoo import __version__
 from cutmix_zoo.cli import command
-from cutmix_zoo.errors import SampleError, UserError, refuse_existing, run_command
+from cutmix_zoo.errors import Preempted, SampleError, UserError, refuse_existing, run_command
 from cutmix_zoo.mixing import CANONICAL
 from cutmix_zoo.training.recipe import find_recipe, load_recipe, shipped_recipes
 
@@ -172,6 +173,10 @@ def test_what_is_the_users_is_one_line_and_what_is_ours_keeps_its_traceback(
 
     assert run_command(fail(UserError("do this")), "prog", []) == 2  # type: ignore[arg-type]
     assert capsys.readouterr().err == "prog: error: do this\n"
+    stop = pickle.loads(pickle.dumps(Preempted("saved", 15)))  # as between processes
+    assert (str(stop), stop.signal) == ("saved", 15)
+    assert run_command(fail(stop), "prog", []) == 143
+    assert capsys.readouterr().err == "prog: saved\n"
     assert run_command(fail(KeyboardInterrupt()), "prog", []) == 130  # type: ignore[arg-type]
     assert capsys.readouterr().err == "prog: interrupted\n"
     monkeypatch.setenv("LOCAL_RANK", "1")

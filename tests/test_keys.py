@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cutmix_zoo.keys import SampleKey, Stream, generator_for, isolated_rng, seed_for
+from cutmix_zoo.keys import SampleKey, Stream, first_draws, generator_for, isolated_rng, seed_for, seeds_for
 
 
 def test_splitmix_matches_the_published_sequence() -> None:
@@ -43,6 +43,25 @@ def test_generators_repeat_and_are_independent() -> None:
     first, again, other = (torch.rand(1000, generator=generator_for(7, Stream.MIX, 0, step)) for step in (1, 1, 2))
     assert torch.equal(first, again)
     assert abs(float(torch.corrcoef(torch.stack([first, other]))[0, 1])) < 0.15
+
+
+def test_seeds_of_many_are_those_of_each() -> None:
+    indices = np.array([0, 1, 2, 3, 10**6, 2**62])
+    for parts in ((), (5,), (-1, Stream.AUGMENT, 7)):
+        assert seeds_for(*parts, indices=indices).tolist() == [seed_for(*parts, index) for index in indices.tolist()]
+
+
+def test_first_draws_are_those_of_torch() -> None:
+    seeds = np.array([0, 1, 2**32 - 1, 2**32, *(seed_for(index) for index in range(200))], np.uint64)
+    draws = first_draws(seeds, 227)
+    assert (draws.shape, draws.dtype) == ((227, 204), np.uint32)
+    for seed, column in zip(seeds.tolist(), draws.T.tolist(), strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        for number, draw in enumerate(column):
+            if number % 3:
+                assert torch.randint(1000 + number, (1,), generator=generator).item() == draw % (1000 + number)
+            else:
+                assert torch.rand(1, generator=generator).item() == (draw & 0xFFFFFF) / 2**24
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cutmix_zoo.bench.cases import environment
 from cutmix_zoo.bench.naive_pyramidnet import NaivePyramidNet
-from cutmix_zoo.bench.timing import interleave
+from cutmix_zoo.bench.timing import format_speed, images_per_second, interleave
 from cutmix_zoo.checks import require_count
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
 from cutmix_zoo.keys import isolated_rng
@@ -225,17 +225,11 @@ def _make_row(task: Task, variant: Variant, outcome: float | str, timings: dict[
         "batch_size": task.batch_size,
         "input_size": list(timm.get_pretrained_cfg(task.model).input_size),
         **variant._asdict(),
-        "images_per_second": _per_second(task.batch_size, timing) if timing else None,
+        "images_per_second": images_per_second(task.batch_size, timing) if timing else None,
         "ratio": naive.median / timing.median if naive and timing else None,
         "compile_seconds": outcome if timing and variant.how == "compiled" else None,
         "skipped": outcome if isinstance(outcome, str) else None,
     }
-
-
-def _per_second(images: int, timing: Timing) -> dict[str, float]:
-    # a short time is a high speed
-    swapped = {"median": timing.median, "low": timing.high, "high": timing.low}
-    return {name: 1000 * images / milliseconds for name, milliseconds in swapped.items()}
 
 
 def format_table(result: dict[str, Any]) -> str:
@@ -267,11 +261,6 @@ def _format_row(row: dict[str, Any]) -> str:
     variant = f"  {', '.join(row[name] for name in Variant._fields)}"
     if row["skipped"]:
         return f"{variant:36}{textwrap.shorten('skipped: ' + row['skipped'], _WIDTH - 36, placeholder=' ...')}"
-    median, low, high = (_format_speed(row["images_per_second"][name]) for name in ("median", "low", "high"))
     ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
     seconds = "-" if row["compile_seconds"] is None else f"{row['compile_seconds']:.0f}"
-    return f"{variant:36}{f'{median} ({low} to {high})':>32}{ratio:>14}{seconds:>18}"
-
-
-def _format_speed(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{variant:36}{format_speed(row['images_per_second']):>32}{ratio:>14}{seconds:>18}"

@@ -71,6 +71,26 @@ def interleave(
     return {name: _summarize(values[1:]) for name, values in measured.items()}
 
 
+def images_per_second(images: int, timing: Timing) -> dict[str, float]:
+    """Turn the time of a number of images into their ``median``, ``low`` and ``high`` speed."""
+    # a short time is a high speed
+    swapped = {"median": timing.median, "low": timing.high, "high": timing.low}
+    return {name: 1000 * images / milliseconds for name, milliseconds in swapped.items()}
+
+
+def format_speed(speed: dict[str, float]) -> str:
+    """Write a speed with its quartiles.
+
+    Example:
+        >>> format_speed({"median": 99.04, "low": 81.2, "high": 104.4})
+        '99 (81.2 to 104)'
+    """
+    median, low, high = (
+        f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in (speed["median"], speed["low"], speed["high"])
+    )
+    return f"{median} ({low} to {high})"
+
+
 def _summarize(seconds: list[float]) -> Timing:
     low, median, high = (1000 * value for value in statistics.quantiles(seconds, n=4, method="inclusive"))
     return Timing(median, low, high)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from timm.data import ImageDataset, ImageNetInfo, create_dataset
 from timm.data.dataset import IterableImageDataset
@@ -19,6 +21,7 @@ from cutmix_zoo.data.holdout import Part, held_out, in_fold
 from cutmix_zoo.data.sampler import local_batch_size
 from cutmix_zoo.data.settings import DataSettings, input_spec
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
+from cutmix_zoo.keys import Stream, generator_for
 from cutmix_zoo.known import known_dataset
 
 if TYPE_CHECKING:
@@ -68,6 +71,8 @@ def open_split(settings: DataSettings, split: Split, *, seed: int = 0, world_siz
         UserError: when the name is unknown, a package is missing, or the dataset is missing, empty or
             of another layout.
     """
+    if settings.subset is not None:
+        return _open_subset(settings, split)
     if settings.val_fraction or settings.fold:
         return _open_part(settings, split)
     split_name = settings.train_split if split == "train" else settings.val_split
@@ -82,12 +87,23 @@ def open_split(settings: DataSettings, split: Split, *, seed: int = 0, world_siz
     return dataset
 
 
+def _open_subset(settings: DataSettings, split: Split) -> Part:
+    """Open some images of a split, or all where it has no more."""
+    if is_stream(settings.name):
+        raise UserError(f"a stream has no subset ({settings.name}): leave out data.subset")
+    whole = open_split(replace(settings, subset=None), split)
+    order = torch.randperm(len(whole), generator=generator_for(Stream.SUBSET, len(whole)))
+    return Part(whole, sorted(order[: settings.subset].tolist()), known_labels(whole), _class_to_idx(whole))
+
+
 def _open_part(settings: DataSettings, split: Split) -> Part:
     """Open the training split without what is held out, or what is held out."""
     if is_stream(settings.name):
         raise UserError(f"nothing can be held out of a stream ({settings.name}): leave out val_fraction and fold")
-    whole = open_split(replace(settings, val_fraction=0.0, fold=None), "train")
-    labels = _labels(whole)
+    whole = open_split(replace(settings, val_fraction=0.0, fold=None, train_split=_train_split(settings)), "train")
+    if split == "val":
+        _warn_of_unused(settings)
+    labels = known_labels(whole)
     if labels is None:
         raise UserError(
             f"{settings.name} does not tell its labels without reading its images: nothing can be held out; name the "
@@ -105,6 +121,29 @@ def _open_part(settings: DataSettings, split: Split) -> Part:
             f"val_fraction is {settings.val_fraction}, fold {settings.fold}"
         )
     return Part(whole, indices, labels, _class_to_idx(whole))
+
+
+def _train_split(settings: DataSettings) -> str:
+    """Say what is held out of: where a folder has no folders for its splits, of all there is."""
+    if settings.name in _FOLDERS:
+        folders = (*_synonyms(settings.train_split), *_synonyms(settings.val_split))
+        if not any(Path(_root(settings), name).exists() for name in folders):
+            return "."
+    return settings.train_split
+
+
+def _warn_of_unused(settings: DataSettings) -> None:
+    if settings.name not in _FOLDERS or not settings.val_fraction:
+        return
+    for name in _synonyms(settings.val_split):
+        unused = Path(_root(settings), name)
+        if unused.exists():
+            warnings.warn(
+                f"{unused} is not used, because data.val_fraction holds out training images: set it to 0 to evaluate "
+                "on that folder",
+                stacklevel=2,
+            )
+            return
 
 
 def _open_ours(settings: DataSettings, split_name: str) -> FashionMNIST:
@@ -156,10 +195,15 @@ def _check_place(settings: DataSettings, split_name: str) -> None:
             raise UserError(f"{root} is no folder: set data.root to the folder or URL of the webdataset's shards")
 
 
+def _synonyms(split_name: str) -> tuple[str, ...]:
+    """List the folders that timm tries for a split."""
+    names = next((names for names in (_TRAIN_SYNONYMS, _VAL_SYNONYMS) if split_name in names), ())
+    return tuple(dict.fromkeys((split_name, *names)))
+
+
 def _check_folder(root: Path, split_name: str) -> None:
     """Require the split's subfolder: without it timm would take the whole root for each split."""
-    synonyms = next((names for names in (_TRAIN_SYNONYMS, _VAL_SYNONYMS) if split_name in names), ())
-    wanted = dict.fromkeys((split_name, *synonyms))
+    wanted = _synonyms(split_name)
     if not root.is_dir():
         raise UserError(f"{root} is no folder: set data.root to the folder that holds the splits of your images")
     if not any((root / name).exists() for name in wanted):
@@ -306,7 +350,7 @@ def check_labels(dataset: Any, num_classes: int) -> None:
     Raises:
         UserError: when a label is no whole number, or lies outside.
     """
-    labels = _labels(dataset)
+    labels = known_labels(dataset)
     if labels is None:
         return
     if not np.issubdtype(labels.dtype, np.integer):
@@ -319,7 +363,8 @@ def check_labels(dataset: Any, num_classes: int) -> None:
         )
 
 
-def _labels(dataset: Any) -> NDArray[Any] | None:
+def known_labels(dataset: Any) -> NDArray[Any] | None:
+    """Return the labels (N,) of a dataset, where it can tell them without reading the images."""
     reader = getattr(dataset, "reader", None)
     for owner in (dataset, reader):
         if (targets := getattr(owner, "targets", None)) is not None:

@@ -22,15 +22,15 @@ class Part(Subset[Any]):
     Args:
         dataset: the whole.
         indices: which of its samples.
-        labels: of the whole.
+        labels: of the whole, if they are known without reading it.
         class_to_idx: names of the classes, if it has any.
     """
 
     def __init__(
-        self, dataset: Any, indices: Sequence[int], labels: NDArray[Any], class_to_idx: dict[str, int] | None
+        self, dataset: Any, indices: Sequence[int], labels: NDArray[Any] | None, class_to_idx: dict[str, int] | None
     ) -> None:
         super().__init__(dataset, indices)
-        self.targets, self.class_to_idx = labels[list(indices)], class_to_idx
+        self.targets, self.class_to_idx = None if labels is None else labels[list(indices)], class_to_idx
 
 
 def held_out(labels: NDArray[Any], fraction: float) -> NDArray[np.bool_]:

@@ -60,6 +60,8 @@ class Prepare:
 class Keyed(Dataset[Sample]):
     """An indexable dataset whose sample is a function of the run's seed and the sample's key.
 
+    An index beyond the dataset's size is another copy of a sample, which is augmented otherwise.
+
     Args:
         dataset: gives (PIL image, label) for an index.
         prepare: what is done to each sample.
@@ -74,7 +76,7 @@ class Keyed(Dataset[Sample]):
 
     def __getitem__(self, key: SampleKey) -> Sample:
         with isolated_rng(self.seed, Stream.AUGMENT, key.epoch, key.index):
-            return *self.prepare(*_read(self.dataset, key.index)), key
+            return *self.prepare(*_read(self.dataset, key.index % len(self.dataset))), key
 
 
 class Plain(Dataset[Sample]):

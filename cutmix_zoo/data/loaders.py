@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from itertools import islice
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from timm.data.dataset import IterableImageDataset
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
-from cutmix_zoo.data.datasets import dataset_size
+from cutmix_zoo.data.datasets import dataset_size, is_stream, known_labels
 from cutmix_zoo.data.keyed import Keyed, KeyedStream, Plain, PlainStream, Prepare
+from cutmix_zoo.data.resident import Images, ResidentLoader
 from cutmix_zoo.data.sampler import KeyedBatchSampler, eval_indices, local_batch_size
-from cutmix_zoo.data.transforms import eval_transform, train_transform
+from cutmix_zoo.data.settings import input_spec
+from cutmix_zoo.data.transforms import eval_transform, resident_transform, train_transform
 from cutmix_zoo.errors import SampleError, UserError
 from cutmix_zoo.keys import Stream, generator_for
 from cutmix_zoo.mixing import collate_samples
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
     from cutmix_zoo.data.settings import DataSettings
+
+RESIDENT_BYTES = 1 << 30
+"""A split of at most this size is kept on the device, unless the recipe says otherwise."""
 
 Batch = tuple[Tensor, Tensor]
 Collate = Callable[[list[Any]], Batch]
@@ -77,11 +83,11 @@ class EvalLoader:
     """The evaluation batches of one process. Made by :func:`eval_loader`; iterate over it as often as you like.
 
     Args:
-        loader: gives this process's batches.
+        loader: gives this process's batches, each time anew.
         size: number of images in the whole split, over all processes.
     """
 
-    def __init__(self, loader: DataLoader[Any], size: int) -> None:
+    def __init__(self, loader: Iterable[Batch], size: int) -> None:
         self._loader, self.size = loader, size
 
     def __iter__(self) -> Iterator[Batch]:
@@ -116,9 +122,10 @@ def train_loader(
         worker, and new ones each epoch, because timm's readers carry state from one epoch to the next.
 
     Raises:
-        UserError: when the batch is larger than the dataset or does not divide among the processes.
+        UserError: when the batch is larger than the dataset or does not divide among the processes, or the classes are
+            to be balanced of a dataset that does not tell its labels.
     """
-    local = local_batch_size(settings.batch_size, world_size)
+    place: dict[str, Any] = {"seed": seed, "rank": rank, "world_size": world_size}
     prepare = Prepare(train_transform(settings), num_classes)
     common: dict[str, Any] = {
         "collate_fn": collate_fn,
@@ -126,12 +133,13 @@ def train_loader(
         "generator": torch.Generator(),
         "worker_init_fn": _outlive_signals,
     }
+    labels = _balanced_labels(dataset, settings)
     if isinstance(dataset, IterableImageDataset):
-        workers = _stream_workers(dataset, settings)
-        stream = KeyedStream(dataset, prepare, seed=seed, batch_size=local, rank=rank, world_size=world_size)
+        workers, local = _stream_workers(dataset, settings), local_batch_size(settings.batch_size, world_size)
+        stream = KeyedStream(dataset, prepare, batch_size=local, **place)
         loader = DataLoader(stream, batch_size=local, drop_last=True, num_workers=workers, **common)
         return TrainLoader(loader, stream, len(dataset.reader) // local)
-    sampler = KeyedBatchSampler(len(dataset), settings.batch_size, seed=seed, rank=rank, world_size=world_size)
+    sampler = KeyedBatchSampler(len(dataset), settings.batch_size, labels=labels, **place)
     loader = DataLoader(
         Keyed(dataset, prepare, seed=seed),
         batch_sampler=sampler,
@@ -190,6 +198,147 @@ def eval_loader(
         **common,
     )
     return EvalLoader(loader, size)
+
+
+def resident_train_loader(
+    dataset: Any,
+    settings: DataSettings,
+    *,
+    device: torch.device,
+    num_classes: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> ResidentLoader | None:
+    """Keep the training images on a device, where ``settings.resident`` and the images allow it.
+
+    Args:
+        dataset: as for :func:`train_loader`.
+        settings: the data section of a recipe.
+        device: where the images stay.
+        num_classes: labels have to lie in [0, num_classes).
+        seed: seed of the run.
+        rank: this process.
+        world_size: number of processes.
+
+    Returns:
+        A loader of the batches that :func:`train_loader` with ``collate_samples`` would load; None if the images have
+        to be streamed.
+
+    Raises:
+        UserError: when they have to be, and ``settings.resident`` is True; else as for :func:`train_loader`.
+    """
+    noise = settings.crop == "random_resized" or settings.color_jitter or settings.lighting
+    prepare = None if noise else Prepare(resident_transform(settings), num_classes)
+    images = _load_images(dataset, prepare, settings, device)
+    if images is None:
+        return None
+    labels = _balanced_labels(dataset, settings)
+    sampler = KeyedBatchSampler(
+        len(dataset), settings.batch_size, seed=seed, rank=rank, world_size=world_size, labels=labels
+    )
+    return ResidentLoader(images, settings, sampler)
+
+
+def resident_eval_loader(
+    dataset: Any,
+    settings: DataSettings,
+    *,
+    device: torch.device,
+    batch_size: int,
+    num_classes: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> EvalLoader | None:
+    """Keep this process's share of the evaluation images on a device, where ``settings.resident`` allows it.
+
+    Args:
+        dataset: as for :func:`eval_loader`.
+        settings: the data section of a recipe.
+        device: where the images stay.
+        batch_size: images of a batch of this process.
+        num_classes: labels have to lie in [0, num_classes).
+        rank: this process.
+        world_size: number of processes.
+
+    Returns:
+        A loader of the batches that :func:`eval_loader` would load; None if the images have to be streamed.
+
+    Raises:
+        UserError: when they have to be, and ``settings.resident`` is True.
+    """
+    size = dataset_size(dataset)
+    share = dataset if is_stream(settings.name) else Subset(dataset, eval_indices(size, rank, world_size))
+    images = _load_images(share, Prepare(eval_transform(settings), num_classes), settings, device)
+    if images is None:
+        return None
+    parts = (part.split(batch_size) for part in (images.pixels, images.labels))
+    return EvalLoader(list(zip(*parts, strict=True)), size)
+
+
+def _balanced_labels(dataset: Any, settings: DataSettings) -> Tensor | None:
+    """Return the labels that the classes are balanced by, if they are."""
+    if not settings.balanced:
+        return None
+    labels = None if is_stream(settings.name) else known_labels(dataset)
+    if labels is None:
+        raise UserError(
+            f"data.balanced needs labels that are known without reading the images, which {settings.name} does not "
+            "tell; set regularize.class_weights to numbers instead"
+        )
+    return torch.as_tensor(labels, dtype=torch.int64)
+
+
+def _load_images(dataset: Any, prepare: Prepare | None, settings: DataSettings, device: torch.device) -> Images | None:
+    """Decode a dataset and keep it on a device; return None if it has to be streamed, or may be and is large.
+
+    What is done to each sample is None where that cannot be done once and for all.
+    """
+    if settings.resident is False:
+        return None
+    images, obstacle = None, "it is augmented by more than crop: pad or none and flips"
+    if is_stream(settings.name):
+        obstacle = "it is a stream"
+    elif prepare is not None:
+        pixels = math.prod(input_spec(settings).input_size)
+        if settings.resident == "auto" and len(dataset) * pixels > RESIDENT_BYTES:
+            return None
+        images, obstacle = _decode(dataset, prepare, settings.workers), "its images are not of one size"
+    if images is None:
+        if settings.resident is True:
+            raise UserError(
+                f"data.resident is true, but {settings.name} has to be streamed: {obstacle}; set it to auto"
+            )
+        return None
+    return Images(images.pixels.to(device), images.labels)
+
+
+def _decode(dataset: Any, prepare: Prepare, workers: int) -> Images | None:
+    """Read a dataset from its beginning to its end; return None if the images are not of one size."""
+    loader = DataLoader(
+        Plain(dataset, prepare),
+        batch_size=256,
+        num_workers=workers,
+        collate_fn=_stack_if_alike,
+        generator=torch.Generator(),
+        worker_init_fn=_outlive_signals,
+    )
+    pixels = torch.empty(0, dtype=torch.uint8)
+    labels: list[Tensor] = []
+    start = 0
+    for batch in _user_errors(loader):
+        if batch is None or (labels and batch[0].shape[1:] != pixels.shape[1:]):
+            return None
+        if not labels:
+            pixels = batch[0].new_empty(len(dataset), *batch[0].shape[1:])
+        pixels[start : start + len(batch[0])] = batch[0]
+        start += len(batch[0])
+        labels.append(batch[1])
+    return Images(pixels, torch.cat(labels))
+
+
+def _stack_if_alike(samples: list[Any]) -> Batch | None:
+    return collate_samples(samples) if len({image.shape for image, *_ in samples}) == 1 else None
 
 
 def _outlive_signals(_: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from cutmix_zoo.errors import UserError
@@ -21,12 +23,16 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
     ``[s * batch_size, (s + 1) * batch_size)`` of it, and each rank its contiguous part of those; what
     does not fill a last batch is left out of that epoch.
 
+    With labels, each class comes as often as any other. Where a sample comes several times in an epoch, its index goes
+    up by ``size`` each time, so that each copy has a key of its own.
+
     Args:
         size: number of samples in the dataset.
         batch_size: samples per step, over all ranks together.
         seed: seed of the run.
         rank: this process.
         world_size: number of processes.
+        labels: (size,) int64, to balance the classes; ``None`` to take each sample once.
 
     Raises:
         UserError: when the batch does not divide among the processes, or is larger than the dataset.
@@ -38,11 +44,22 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
         [[(3, 1), (3, 1), (3, 1), (3, 1)]]
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        labels: Tensor | None = None,
+    ) -> None:
         local_batch_size(batch_size, world_size)
         if size < batch_size:
             raise UserError(f"the dataset has {size} images, less than a batch: set data.batch_size to {size} or less")
         self.size, self.batch_size, self.seed, self.rank, self.world_size = size, batch_size, seed, rank, world_size
+        order, counts = (None, []) if labels is None else (labels.argsort(stable=True), labels.bincount().tolist())
+        self._members = [] if order is None else [each for each in order.split(counts) if len(each)]
         self.set_position(0)
 
     def __len__(self) -> int:
@@ -60,11 +77,32 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, first = self.epoch, self.step
-        order = torch.randperm(self.size, generator=generator_for(self.seed, Stream.SHUFFLE, epoch))
+        for step, indices in enumerate(self.batches(epoch, first), start=first):
+            yield [SampleKey(epoch, step, index) for index in indices.tolist()]
+
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Tensor]:
+        """Iterate over this rank's batches of an epoch, as indices (B,) int64."""
+        order = self._order(epoch)
         local = self.batch_size // self.world_size
-        for step in range(first, len(self)):
+        for step in range(start_step, len(self)):
             start = step * self.batch_size + self.rank * local
-            yield [SampleKey(epoch, step, index) for index in order[start : start + local].tolist()]
+            yield order[start : start + local]
+
+    def _order(self, epoch: int) -> Tensor:
+        generator = generator_for(self.seed, Stream.SHUFFLE, epoch)
+        if not self._members:
+            return torch.randperm(self.size, generator=generator)
+        each = math.ceil(self.size / len(self._members))
+        chosen = [_rounds(members, each, self.size, generator) for members in self._members]
+        order = torch.cat(chosen)
+        return order[torch.randperm(len(order), generator=generator)]
+
+
+def _rounds(members: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Choose so many of some samples, all of them before any comes again; each copy counts ``size`` on."""
+    rounds = math.ceil(count / len(members))
+    shuffled = [members[torch.randperm(len(members), generator=generator)] + turn * size for turn in range(rounds)]
+    return torch.cat(shuffled)[:count]
 
 
 def local_batch_size(batch_size: int, world_size: int) -> int:

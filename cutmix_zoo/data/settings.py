@@ -22,20 +22,28 @@ class DataSettings:
         name: ``fashion_mnist_mini`` (ships with the package), ``fashion_mnist``, ``folder`` (images under
             ROOT/SPLIT/CLASS), ``imagenet`` (such a folder), or a name with a prefix that
             ``timm.data.create_dataset`` takes: ``torch/cifar100``, ``hfds/...``, ``wds/...``.
-        root: folder of the dataset; for hfds, hfids and tfds its cache. fashion_mnist_mini needs none.
+        root: folder of the dataset; for hfds, hfids and tfds its cache. fashion_mnist_mini needs none. With
+            ``val_fraction`` or ``fold``, the folders of the classes may lie in it directly.
         download: fetch the dataset into ``root`` if it is missing and its source allows it.
         train_split: split to train on; for a folder, the subfolder.
         val_split: split to evaluate on; for a folder, the subfolder. timm's synonyms of it are tried too.
         val_fraction: hold out this share of every class of the training split and evaluate on it, where there is no
             split to evaluate on; 0 for none. The same images in every run.
         fold: such as ``0/5``: evaluate on the first of five such parts and train on the others.
+        subset: use only so many images of each split, the same ones in every run, to try things out; ``None`` for all.
         input_key: field of the image (hfds, hfids, tfds, wds); ``None`` takes the reader's own default.
         target_key: field of the label (hfds, hfids, tfds, wds); ``None`` takes the reader's own default.
         input_size: (channels, height, width) that the network gets; ``None`` takes what is known of the dataset.
         mean: mean of each channel, pixels scaled to [0, 1]; ``None`` takes what is known of the dataset.
         std: standard deviation of each channel, pixels scaled to [0, 1]; ``None`` takes what is known.
         batch_size: images per optimizer step, over all processes together.
+        balanced: let each class come as often as any other in an epoch, which stays as long: images of small classes
+            come several times, each time augmented otherwise, and of large classes others come in each epoch.
         workers: loader processes of each training process; 0 loads in the training process itself.
+        resident: keep the decoded images of a split on the device and crop and flip whole batches there; the batches
+            are the same. ``auto``: where that is possible and a split takes at most 1 GiB; ``false``: never;
+            ``true``: whatever it takes. It is possible for images of one size with ``crop: pad`` or ``none``, without
+            colour noise, mixed on the device, and not for streams.
         crop: training crop. ``pad``: zero padding, then a random crop, as for CIFAR; ``random_resized``: a
             random area and aspect ratio, as for ImageNet; ``none``: the centre.
         pad: pixels of zero padding on each side, for ``crop: pad``.
@@ -59,13 +67,16 @@ class DataSettings:
     val_split: str = "validation"
     val_fraction: float = 0.0
     fold: str | None = None
+    subset: int | None = None
     input_key: str | None = None
     target_key: str | None = None
     input_size: tuple[int, int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     batch_size: int = 128
+    balanced: bool = False
     workers: int = 2
+    resident: bool | Literal["auto"] = "auto"
     crop: Crop = "pad"
     pad: int = 4
     scale: tuple[float, float] = (0.08, 1.0)
@@ -82,6 +93,8 @@ class DataSettings:
         require(min(size) >= 1, f"input_size must have a positive height and width, got {size}")
         require(min(self.std or (1,)) > 0, f"std must be positive, got {self.std}")
         require_count("batch_size", self.batch_size)
+        if self.subset is not None:
+            require_count("subset", self.subset)
         require(0 <= self.val_fraction < 1, f"val_fraction must be at least 0 and below 1, got {self.val_fraction}")
         if self.fold is not None:
             require(_is_fold(self.fold), f"fold must be such as 0/5, one of 0/5 to 4/5, got {self.fold!r}")
@@ -94,6 +107,7 @@ class DataSettings:
         require_fraction("hflip", self.hflip)
         require_choice("interpolation", self.interpolation, get_args(Interpolation))
         require_choice("crop", self.crop, get_args(Crop))
+        require(self.resident in (True, False, "auto"), f"resident must be true, false or auto, got {self.resident!r}")
         require(0 < self.crop_pct <= 1, f"crop_pct must be in (0, 1], got {self.crop_pct}")
         for key in ("workers", "pad", "color_jitter", "lighting"):
             value = getattr(self, key)

@@ -83,14 +83,12 @@ def train_transform(settings: DataSettings) -> Transform:
     if settings.lighting and channels != 3:
         raise UserError(f"data.lighting: expected 0 for images with {channels} channel, got {settings.lighting}")
     size = (height, width)
-    steps: list[Any] = [ToMode(channels)]
+    steps = _fixed_steps(settings)
     if settings.crop == "random_resized":
         interpolation = str_to_interp_mode(settings.interpolation)
         steps += [transforms.RandomResizedCrop(size, settings.scale, settings.ratio, interpolation)]
     elif settings.crop == "pad":
-        steps += [_cover(size, settings.interpolation), transforms.RandomCrop(size, settings.pad)]
-    else:
-        steps += [_cover(size, settings.interpolation), transforms.CenterCrop(size)]
+        steps += [transforms.RandomCrop(size, settings.pad)]
     if settings.hflip:
         steps += [transforms.RandomHorizontalFlip(settings.hflip)]
     if settings.color_jitter:
@@ -99,6 +97,28 @@ def train_transform(settings: DataSettings) -> Transform:
     if settings.lighting:
         steps += [Lighting(settings.lighting)]
     return transforms.Compose(steps)
+
+
+def resident_transform(settings: DataSettings) -> Transform:
+    """Build what :func:`train_transform` does before it draws, for ``crop: pad`` and ``crop: none``.
+
+    Args:
+        settings: the data section of a recipe.
+
+    Returns:
+        A picklable function from a PIL image of any mode to a uint8 tensor (C, H, W); it is deterministic.
+    """
+    return transforms.Compose([*_fixed_steps(settings), transforms.PILToTensor()])
+
+
+def _fixed_steps(settings: DataSettings) -> list[Any]:
+    channels, height, width = input_spec(settings).input_size
+    steps: list[Any] = [ToMode(channels)]
+    if settings.crop != "random_resized":
+        steps += [_cover((height, width), settings.interpolation)]
+    if settings.crop == "none":
+        steps += [transforms.CenterCrop((height, width))]
+    return steps
 
 
 def eval_transform(settings: DataSettings) -> Transform:

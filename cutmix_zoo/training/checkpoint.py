@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,7 @@ def save_checkpoint(folder: Path, progress: Progress, state: TrainState) -> Path
         The checkpoint's folder, ``epoch-NNNN`` after so many epochs, or ``epoch-NNNN-step-NNNNNN`` within the next one.
 
     Raises:
-        UserError: if a weight is not finite, or the optimizer's state is more than tensors and numbers.
+        UserError: if a weight is not finite, or :func:`check_optimizer` would raise.
         OSError: if the disk does not take it. Earlier checkpoints stay as they are.
     """
     final = folder / progress.name
@@ -124,6 +125,7 @@ def save_checkpoint(folder: Path, progress: Progress, state: TrainState) -> Path
     broken = next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
     if broken is not None:
         raise UserError(f"{broken} of the network is not finite at {final.name}; it is not saved.")
+    check_optimizer(state.optimizer)
     tensors, rest = _split_optimizer(state.optimizer.state_dict())
     scaler = state.scaler.state_dict() if state.scaler is not None else {}
     try:
@@ -135,7 +137,7 @@ def save_checkpoint(folder: Path, progress: Progress, state: TrainState) -> Path
             average = _contiguous(state.average.state_dict())
             _write(part / "average.safetensors", save(average, metadata={"format": "pt"}))
         rest = {"progress": asdict(progress), "optimizer": rest, "scaler": scaler}
-        _write(part / _STATE, _json(rest, type(state.optimizer).__name__))
+        _write(part / _STATE, _json(rest))
         _write(part / _SUMS, _json({file.name: _sha256(file) for file in sorted(part.iterdir())}))
         _sync(part)
         shutil.rmtree(final, ignore_errors=True)
@@ -147,13 +149,31 @@ def save_checkpoint(folder: Path, progress: Progress, state: TrainState) -> Path
     return final
 
 
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Check that the state of an optimizer can be saved; most of it is there only after the first step.
+
+    Raises:
+        UserError: if it is more than tensors and numbers.
+    """
+    state = optimizer.state_dict()
+    for values in (*state["state"].values(), *state["param_groups"]):
+        try:
+            json.dumps({key: value for key, value in values.items() if not isinstance(value, Tensor)})
+        except TypeError as error:
+            raise UserError(
+                f"the state of {type(optimizer).__name__} is more than tensors and numbers and cannot be saved without "
+                f"pickles ({error}); choose another optimizer.name."
+            ) from error
+
+
 def prune_checkpoints(folder: Path, keep: int, best: Collection[str] = ()) -> None:
-    """Delete all but the newest ``keep`` checkpoints and those called ``best``, and what a crash left half written."""
-    for old in list_checkpoints(folder)[:-keep]:
+    """Delete all but the newest ``keep`` checkpoints and those called ``best``, and what a crash left half done."""
+    complete = list_checkpoints(folder)
+    for old in complete[:-keep]:
         if old.name not in best:
             delete_checkpoint(old)
-    for part in folder.glob("*.part"):
-        shutil.rmtree(part)
+    for rest in set(folder.glob("epoch-*")).difference(complete):
+        shutil.rmtree(rest)
 
 
 def delete_checkpoint(checkpoint: Path) -> None:
@@ -195,13 +215,15 @@ def read_progress(checkpoint: Path) -> Progress:
     return Progress(**read_json(checkpoint / _STATE)["progress"])
 
 
-def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
+def load_checkpoint(checkpoint: Path, state: TrainState, *, keep_settings: bool = False) -> None:
     """Load weights and the state of optimizer and scaler, keeping the memory layout that the parameters have.
 
     Args:
         checkpoint: a checkpoint's folder.
         state: what to bring to where it was, already on its device. An average that the checkpoint lacks begins with
             the weights; a scaler that it lacks stays as it is.
+        keep_settings: leave the optimizer the settings it was made with, such as its weight decay. Where it is of
+            another kind than the saved one, or groups its parameters otherwise, it begins anew, with a warning.
 
     Raises:
         UserError: if the weights are those of another network.
@@ -216,8 +238,28 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
         state.average.load_state_dict(load_file(file) if file.exists() else weights)
     if state.scaler is not None and saved["scaler"]:
         state.scaler.load_state_dict(saved["scaler"])
-    optimizer = state.optimizer
-    optimizer.load_state_dict(_join_optimizer(load_file(checkpoint / "optimizer.safetensors"), saved["optimizer"]))
+    _load_optimizer(
+        state.optimizer,
+        load_file(checkpoint / "optimizer.safetensors"),
+        saved["optimizer"],
+        keep_settings=keep_settings,
+    )
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any], *, keep_settings: bool
+) -> None:
+    saved = _join_optimizer(tensors, rest)
+    if keep_settings:
+        own = optimizer.state_dict()["param_groups"]
+        shapes = [
+            [(len(group["params"]), sorted(group)) for group in groups] for groups in (own, saved["param_groups"])
+        ]
+        if shapes[0] != shapes[1]:
+            warnings.warn("the optimizer is another one than the checkpoint's: it begins anew.", stacklevel=3)
+            return
+        saved["param_groups"] = own
+    optimizer.load_state_dict(saved)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             # a buffer in another layout than its parameter could round differently
@@ -259,14 +301,8 @@ def _join_optimizer(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[st
     return {"state": parts["state"], "param_groups": list(parts["param_groups"].values())}
 
 
-def _json(value: Any, owner: str = "") -> bytes:
-    try:
-        return json.dumps(value, indent=2).encode()
-    except TypeError as error:
-        raise UserError(
-            f"the state of {owner} is more than tensors and numbers and cannot be saved without "
-            f"pickles ({error}); choose another optimizer.name."
-        ) from error
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2).encode()
 
 
 def _write(file: Path, content: bytes) -> None:

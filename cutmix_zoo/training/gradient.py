@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PATIENCE = 50
-"""Updates between two looks at a GPU, which would wait for it."""
+"""Updates between two looks at a GPU, which would wait for it; and updates that a scaler may leave out in a row."""
 
 
 class NotFiniteError(UserError):
@@ -37,6 +37,12 @@ class GradientGuard:
     def __init__(self, clip_norm: float | None = None, may_skip: int = 0, skipped: int = 0) -> None:
         self.clip_norm, self.may_skip, self.skipped = clip_norm, may_skip, skipped
         self._unseen: list[tuple[str, Tensor]] = []
+        self._in_a_row = 0
+
+    @property
+    def may_skip_more(self) -> bool:
+        """Whether the next bad gradient would be left out."""
+        return self.skipped < self.may_skip
 
     def clip(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Clip the gradients of parameters.
@@ -63,13 +69,27 @@ class GradientGuard:
         Raises:
             NotFiniteError: if a gradient is not finite and may not be skipped.
         """
-        if self.skipped < self.may_skip and not torch.isfinite(norm):
+        if self.may_skip_more and not torch.isfinite(norm):
             self.skipped += 1
             return False
         self._unseen.append((place, norm))
         if norm.device.type == "cpu" or self.may_skip or len(self._unseen) >= PATIENCE:
             self.check()
         return True
+
+    def count(self, *, applied: bool, place: str) -> None:
+        """Count what a gradient scaler has left out, which is how it finds its scale.
+
+        Args:
+            applied: whether it has applied the gradient.
+            place: where in the run this is.
+
+        Raises:
+            NotFiniteError: if it has left out so many in a row that no scale will do.
+        """
+        self._in_a_row = 0 if applied else self._in_a_row + 1
+        if self._in_a_row >= PATIENCE:
+            raise NotFiniteError(f"the gradient of {place} and of the {PATIENCE - 1} updates before is not finite")
 
     def check(self) -> None:
         """Look at all gradients since the last look.

@@ -14,18 +14,27 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, Subset
 
-from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, open_split
-from cutmix_zoo.data.loaders import EvalLoader, TrainLoader, eval_loader, train_loader
+from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, known_labels, open_split
+from cutmix_zoo.data.loaders import (
+    EvalLoader,
+    TrainLoader,
+    eval_loader,
+    resident_eval_loader,
+    resident_train_loader,
+    train_loader,
+)
 from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.data.transforms import to_input
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.keys import Stream, generator_for, isolated_rng
+from cutmix_zoo.known import known_dataset
 from cutmix_zoo.mixing import IdentityPlan, MixPlan
 from cutmix_zoo.models.drop_block import set_drop_block_progress
 from cutmix_zoo.models.regularize import regularize_blocks
 from cutmix_zoo.training.checkpoint import TrainState
 from cutmix_zoo.training.launch import sum_over_processes
-from cutmix_zoo.training.mix import check_fills, draw_mix, make_collate, measure_maps
+from cutmix_zoo.training.memory import find_micro_batch
+from cutmix_zoo.training.mix import check_fills, draw_mix, make_collate, measure_maps, mixes_in_collate
 from cutmix_zoo.training.schedule import make_schedule
 
 if TYPE_CHECKING:
@@ -34,10 +43,14 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from timm.scheduler.scheduler import Scheduler
 
+    from cutmix_zoo.data.resident import ResidentLoader
     from cutmix_zoo.mixing.feature import MapSizes
     from cutmix_zoo.models.regularize import BlockRegularizers
     from cutmix_zoo.training.checkpoint import Progress
     from cutmix_zoo.training.settings import Recipe, RegularizeSettings
+
+# what timm raises for a model that is not there, or does not take its arguments
+_MODEL_ERRORS = (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 CLEAN_IMAGES = 1000
 """How many training images ``clean_train_top1`` is measured on."""
@@ -73,9 +86,10 @@ class Job:
         torch_optimizer: the bare optimizer.
         optimizer: the optimizer as it is stepped, wrapped for mixed precision.
         schedule: sets the learning rate of each update.
-        train_loader: this process's training batches.
+        train_loader: this process's training batches, streamed or resident.
         clean_loader: its share of the fixed unmixed training images.
         val_loader: its share of the validation split.
+        class_weights: (K,) float32 on the device: how much each class counts in the loss, if not alike.
         map_sizes: height and width of the maps inside the network, if a method mixes those.
         ema: the moving average of the network's weights, if the recipe asks for one.
     """
@@ -88,9 +102,10 @@ class Job:
     torch_optimizer: torch.optim.Optimizer
     optimizer: Any
     schedule: Scheduler
-    train_loader: TrainLoader
+    train_loader: TrainLoader | ResidentLoader
     clean_loader: EvalLoader
     val_loader: EvalLoader
+    class_weights: Tensor | None = None
     map_sizes: MapSizes | None = None
     ema: ModelEmaV3 | None = None
 
@@ -117,7 +132,8 @@ class Job:
             self.model.train()
         else:
             self.model.eval()
-            self.network.get_classifier().train()  # type: ignore[operator]  # torch types every attribute as a tensor
+            for classifier in _classifiers(self.network):
+                classifier.train()
 
     @property
     def updates_per_epoch(self) -> int:
@@ -142,6 +158,10 @@ class Job:
         group = self.torch_optimizer.param_groups[0]
         return group["lr"] / group.get("lr_scale", 1.0)  # timm's layer decay
 
+    def weighted(self, targets: Tensor) -> Tensor:
+        """Weight targets (B, K) by their classes, as the loss is to count them."""
+        return targets if self.class_weights is None else targets * self.class_weights
+
     def prepare(self, images: Tensor) -> Tensor:
         """Turn uint8 images into what the network takes, on its device."""
         spec = input_spec(self.recipe.data)
@@ -155,7 +175,8 @@ class Job:
         """Make of a loaded batch what the model is trained on.
 
         Args:
-            batch: images (B, C, H, W) uint8, and labels (B,) int64, or targets (B, K) if the collate has mixed already.
+            batch: images (B, C, H, W) uint8, on the CPU or on the device, and labels (B,) int64, or targets (B, K) if
+                the collate has mixed already.
             epoch: epoch, from 0.
             step: step within the epoch, from 0.
 
@@ -214,6 +235,40 @@ def _clean_images(recipe: Recipe, train: Any) -> Any:
     return Subset(train, sorted(order[:CLEAN_IMAGES].tolist()))
 
 
+def complete_input(recipe: Recipe) -> Recipe:
+    """Take input size, mean and standard deviation from the network, where neither data nor recipe says.
+
+    Args:
+        recipe: a recipe.
+
+    Returns:
+        The recipe as it is, if its dataset is known or the network does not say.
+
+    Example:
+        >>> from cutmix_zoo.training.recipe import load_recipe
+        >>> complete_input(load_recipe("finetune_folder")).data.input_size
+        (3, 224, 224)
+    """
+    config = None if known_dataset(recipe.data.name) else _pretrained_cfg(recipe.model.name)
+    if config is None or recipe.model.in_chans not in (None, config["input_size"][0]):
+        return recipe
+    keys = ("input_size", "mean", "std")
+    missing: dict[str, Any] = {key: tuple(config[key]) for key in keys if getattr(recipe.data, key) is None}
+    return replace(recipe, data=replace(recipe.data, **missing))
+
+
+def _pretrained_cfg(name: str) -> dict[str, Any] | None:
+    """Return what timm knows of a model's input; of a folder or a Hub id, what its config says."""
+    if timm.is_model(name):
+        config = timm.get_pretrained_cfg(name)
+        return None if config is None else config.to_dict()
+    try:
+        found: dict[str, Any] = timm.create_model(name).pretrained_cfg
+    except _MODEL_ERRORS:
+        return None  # it is said where the network is made
+    return found
+
+
 def resolve(recipe: Recipe, classes: Sequence[str]) -> Recipe:
     """Fill in what a recipe left to its data: input size, mean, standard deviation, channels and classes.
 
@@ -258,12 +313,19 @@ def make_network(recipe: Recipe) -> nn.Module:
         regularize_blocks(network, others)
         if recipe.model.train == "classifier":
             network.requires_grad_(False)
-            network.get_classifier().requires_grad_(True)
+            for classifier in _classifiers(network):
+                classifier.requires_grad_(True)
         return network
-    except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except _MODEL_ERRORS as error:
         raise UserError(
             f"cannot make model {recipe.model.name!r} with {arguments or 'no arguments'}: {one_line(error)}"
         ) from error
+
+
+def _classifiers(network: nn.Module) -> tuple[nn.Module, ...]:
+    """List what makes logits of features; some networks of timm have two of them."""
+    found = network.get_classifier()  # type: ignore[operator]  # torch types every attribute as a tensor
+    return found if isinstance(found, tuple) else (found,)
 
 
 def _regularizer_args(settings: RegularizeSettings) -> tuple[dict[str, Any], BlockRegularizers]:
@@ -307,7 +369,16 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
     Raises:
         UserError: for whatever the user can put right in the recipe or the data.
     """
-    rank, world_size = accelerator.process_index, accelerator.num_processes
+    job = _make_job(recipe, accelerator)
+    if job.recipe.runtime.micro_batch != "auto":
+        return job
+    runtime = replace(job.recipe.runtime, micro_batch=find_micro_batch(job))
+    return replace(job, recipe=replace(job.recipe, runtime=runtime))
+
+
+def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
+    world_size = accelerator.num_processes
+    recipe = complete_input(recipe)
     # a dataset is downloaded once, not by every process at a time
     with accelerator.local_main_process_first():
         splits = open_splits(recipe, world_size)
@@ -322,16 +393,12 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
     optimizer = make_optimizer(recipe, network)
     common: dict[str, Any] = {
         "num_classes": len(splits.classes),
-        "rank": rank,
+        "rank": accelerator.process_index,
         "world_size": world_size,
-        "pin_memory": accelerator.device.type == "cuda",
     }
     _check_takes_images(network, recipe)
-    loader = train_loader(splits.train, recipe.data, collate_fn=make_collate(recipe, rank), seed=recipe.seed, **common)
-    clean, val = (
-        eval_loader(dataset, recipe.data, batch_size=recipe.evaluate.batch_size, **common)
-        for dataset in (splits.clean, splits.val)
-    )
+    loader = _train_loader(recipe, splits.train, accelerator.device, common)
+    clean, val = (_eval_loader(recipe, split, accelerator.device, common) for split in (splits.clean, splits.val))
     backend = recipe.runtime.compile
     trained = network if backend is None else torch.compile(network, backend=backend)
     model, wrapped_optimizer = accelerator.prepare(trained, optimizer)
@@ -349,9 +416,47 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         train_loader=loader,
         clean_loader=clean,
         val_loader=val,
+        class_weights=_class_weights(recipe, splits, accelerator.device),
         map_sizes=measure_maps(recipe, model),
         ema=ModelEmaV3(network, recipe.ema.decay, use_warmup=recipe.ema.warmup) if recipe.ema.decay else None,
     )
+
+
+def _train_loader(
+    recipe: Recipe, dataset: Any, device: torch.device, common: dict[str, Any]
+) -> TrainLoader | ResidentLoader:
+    common = {**common, "seed": recipe.seed}
+    if not mixes_in_collate(recipe):
+        resident = resident_train_loader(dataset, recipe.data, device=device, **common)
+        if resident is not None:
+            return resident
+    collate, pin = make_collate(recipe, common["rank"]), device.type == "cuda"
+    return train_loader(dataset, recipe.data, collate_fn=collate, pin_memory=pin, **common)
+
+
+def _eval_loader(recipe: Recipe, dataset: Any, device: torch.device, common: dict[str, Any]) -> EvalLoader:
+    common = {**common, "batch_size": recipe.evaluate.batch_size}
+    resident = resident_eval_loader(dataset, recipe.data, device=device, **common)
+    return resident or eval_loader(dataset, recipe.data, pin_memory=device.type == "cuda", **common)
+
+
+def _class_weights(recipe: Recipe, splits: Splits, device: torch.device) -> Tensor | None:
+    weights, classes = recipe.regularize.class_weights, len(splits.classes)
+    if weights is None:
+        return None
+    if weights == "balanced":
+        labels = known_labels(splits.train)
+        if labels is None:
+            raise UserError(
+                f"{recipe.data.name} does not tell its labels without reading its images: set "
+                "regularize.class_weights to numbers"
+            )
+        counts = torch.as_tensor(labels, dtype=torch.int64).bincount(minlength=classes)
+        # a class without images keeps the weight 1: nothing but smoothing names it
+        weights = tuple((len(labels) / (counts.count_nonzero() * counts)).where(counts > 0, torch.tensor(1.0)).tolist())
+    if len(weights) != classes:
+        raise UserError(f"regularize.class_weights: expected {classes} numbers, one for each class, got {len(weights)}")
+    return torch.tensor(weights, device=device)
 
 
 def _check_takes_images(network: nn.Module, recipe: Recipe) -> None:

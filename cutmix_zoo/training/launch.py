@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from cutmix_zoo.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from accelerate import Accelerator
     from torch import Tensor
+
+T = TypeVar("T")
 
 _TWO_ON_CPU = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 "
@@ -56,14 +59,14 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
             fp16 is asked for without a GPU.
     """
     check_launch()
-    if "tensorboard" in trackers:
-        _need_tensorboard()
+    for tracker in trackers:
+        _need_tracker(tracker)
     # imported here: it takes a second, which `import cutmix_zoo` should not
     from accelerate import Accelerator
+    from accelerate.utils import ProjectConfiguration
 
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), log_with=list(trackers) or None, project_dir=str(folder) if folder else None
-    )
+    places = ProjectConfiguration(str(folder), str(folder / "tensorboard")) if folder else None
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=list(trackers) or None, project_config=places)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise UserError("fp16 needs a GPU, and Accelerate ignores it without one: use --mixed_precision bf16 or no.")
     # else each process would believe to be the only one, and all would write into one folder
@@ -89,6 +92,34 @@ def gather_from_processes(accelerator: Accelerator, values: Tensor) -> list[list
     return accelerator.gather(values.to(accelerator.device)[None]).tolist()
 
 
+def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Let the main process do something, such as what touches the disk, and tell the others what came of it.
+
+    Args:
+        accelerator: this process's place in the launch.
+        work: is called in the main process; all others wait.
+
+    Returns:
+        What it returned, in every process.
+
+    Raises:
+        UserError: if it raised one, in every process.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = work()
+        except UserError as error:
+            outcome[1] = error
+    value, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    result: T = value
+    return result
+
+
 class Consensus:
     """Let all processes of a launch take the same decision, at the same step.
 
@@ -110,10 +141,9 @@ class Consensus:
         return int(values)
 
 
-def _need_tensorboard() -> None:
+def _need_tracker(name: str) -> None:
     try:
-        import torch.utils.tensorboard  # noqa: F401
+        import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError as error:
-        raise UserError(
-            "runtime.trackers names tensorboard, which is not installed: pip install 'cutmix_zoo[tensorboard]'"
-        ) from error
+        install = f"'cutmix_zoo[{name}]'" if name == "tensorboard" else name
+        raise UserError(f"runtime.trackers names {name}, which is not installed: pip install {install}") from error

@@ -18,11 +18,14 @@ from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import Stream, seed_for
 from cutmix_zoo.mixing import mix_features, mixed_accuracy
 from cutmix_zoo.training.gradient import GradientGuard, NotFiniteError
+from cutmix_zoo.training.launch import gather_from_processes
 from cutmix_zoo.training.saver import Saver
+from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from cutmix_zoo.data.loaders import EvalLoader
     from cutmix_zoo.training.checkpoint import Progress
     from cutmix_zoo.training.job import Job
     from cutmix_zoo.training.preemption import StopRequest
@@ -45,12 +48,17 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
         stop: is looked at between two steps.
 
     Raises:
-        UserError: if a gradient or the loss is not finite, or the disk does not take a checkpoint.
+        UserError: if a gradient or the loss is not finite, or a checkpoint cannot be written.
         Preempted: if a stop was requested; a checkpoint has been written.
     """
     epochs, settings = job.recipe.schedule.epochs, job.recipe.optimizer
     guard = GradientGuard(settings.clip_norm, settings.skip_nonfinite, progress.skipped)
     saver = Saver(job, folder, stop, check=guard.check)
+
+    def reduce(sums: Tensor) -> Tensor:
+        saver.stop_if_asked(progress)  # then the measurement has ended early
+        return job.reduce(sums)
+
     with _make_bar(job, progress) as bar:
         while not job.is_over(progress):
             try:
@@ -61,7 +69,8 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
                     f"The last good checkpoint is {folder.last_checkpoint or 'not written yet'}."
                 ) from error
             _share_statistics(job)
-            line = {"epoch": progress.epoch + 1, **trained, **_measure(job, progress.epoch, evaluate)}
+
+            line = {"epoch": progress.epoch + 1, **trained, **_measure(job, progress.epoch, evaluate, stop, reduce)}
             line["images_per_second"] = job.images_per_epoch / progress.epoch_seconds
             progress.end_epoch(line, job.images_per_epoch)
             saver.after_epoch(progress)
@@ -76,13 +85,14 @@ def train_epoch(
 
     Args:
         job: what is trained.
-        progress: where the run is; its step is moved on to the end of the epoch.
+        progress: where the run is; it is moved on to the end of the epoch, in front of its measurement.
         guard: says which gradients are applied.
         bar: is moved on by the images of all processes.
         after_step: is called after each step with ``progress`` and what this process has added up.
 
     Returns:
-        ``lr`` of the last update, and over all processes ``train_loss`` in nats and ``mixed_top1`` in percent.
+        ``lr`` of the last update, and over all processes ``train_loss`` in nats and ``mixed_top1`` in percent; batches
+        whose update was left out do not count in them.
 
     Raises:
         NotFiniteError: if a gradient is not finite.
@@ -103,39 +113,57 @@ def train_epoch(
             after_step(progress, sums)
             lap = time.perf_counter()
     guard.check()
-    loss_sum, hits, count = job.reduce(sums).tolist()
-    if not math.isfinite(loss_sum):
+    progress.sums = gather_from_processes(job.accelerator, sums)
+    loss_sum, hits, count = map(sum, zip(*progress.sums, strict=True))
+    if not count or not math.isfinite(loss_sum):
         raise NotFiniteError(f"the training loss of epoch {epoch + 1} (learning rate {job.lr:.3g}) is not finite")
     return {"lr": job.lr, "train_loss": loss_sum / count, "mixed_top1": hits / count}
 
 
 def _train_step(job: Job, batch: tuple[Tensor, Tensor], epoch: int, step: int, guard: GradientGuard) -> Tensor:
-    """Train on one batch and return the sums of its loss and hits, and its size."""
+    """Train on one batch and return the sums of its loss and hits, and its size; zeros if its update is left out."""
     update = epoch * job.updates_per_epoch + step
     job.set_update(update)
     images, targets, plan = job.mixed(batch, epoch, step)
     # dropout and drop path draw from the global generators: derive those too, so that nothing need be saved
     torch.manual_seed(seed_for(job.recipe.seed, Stream.MODEL, update, job.accelerator.process_index))
+    before = [buffer.clone() for buffer in job.network.buffers()] if guard.may_skip_more else []
     # backward too, because gradient checkpointing computes the mixed maps a second time
     with mix_features(job.model, plan):
         loss, logits = _backward(job, images, targets)
-    scaled = job.accelerator.scaler is not None
-    if scaled:
-        job.accelerator.unscale_gradients()
-    norm = guard.clip(job.network.parameters())
-    # a scaler tries out how far it can go, and leaves out by itself what was too far
-    if scaled or guard.admits(norm, f"epoch {epoch + 1}, step {step + 1} (learning rate {job.lr:.3g})"):
-        job.optimizer.step()
-        if job.ema is not None:
-            job.ema.update(job.network, step=update + 1)
+    place = f"epoch {epoch + 1}, step {step + 1} (learning rate {job.lr:.3g})"
+    applied = _apply(job, guard, place)
     job.optimizer.zero_grad()
+    if not applied:
+        # batch statistics were moved by what was left out; a scaler's overflow is in the gradient alone
+        for buffer, value in zip(job.network.buffers(), before, strict=False):
+            buffer.copy_(value)
+        return torch.zeros(3, dtype=torch.float64, device=job.accelerator.device)
+    if job.ema is not None:
+        job.ema.update(job.network, step=update + 1)
     mean = torch.stack([loss.double(), mixed_accuracy(logits, targets).double()])
     return torch.cat([mean, mean.new_ones(1)]) * len(images)
+
+
+def _apply(job: Job, guard: GradientGuard, place: str) -> bool:
+    """Move the weights by the gradient, unless that is left out; say whether it was applied."""
+    if job.accelerator.scaler is None:
+        applied = guard.admits(guard.clip(job.network.parameters()), place)
+        if applied:
+            job.optimizer.step()
+        return applied
+    job.accelerator.unscale_gradients()
+    guard.clip(job.network.parameters())
+    # a scaler tries out how far it can go, and leaves out by itself what was too far
+    job.optimizer.step()
+    guard.count(applied=not job.optimizer.step_was_skipped, place=place)
+    return not job.optimizer.step_was_skipped
 
 
 def _backward(job: Job, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Add up the gradient of a batch, in as many passes as the recipe asks for; return its mean loss and its logits."""
     size = job.recipe.runtime.micro_batch or len(images)
+    assert size != "auto", "a job has it resolved"
     parts = list(zip(images.split(size), targets.split(size), strict=True))
     losses, logits = [], []
     for number, (part, target) in enumerate(parts, start=1):
@@ -144,7 +172,7 @@ def _backward(job: Job, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
             with job.accelerator.autocast():
                 output = job.model(part)
             # each pass counts by its images: the last one may have fewer
-            loss = SoftTargetCrossEntropy()(output.float(), target) * (len(part) / len(images))
+            loss = SoftTargetCrossEntropy()(output.float(), job.weighted(target)) * (len(part) / len(images))
             job.accelerator.backward(loss)
         losses.append(loss.detach())
         logits.append(output.detach())
@@ -158,16 +186,19 @@ def _share_statistics(job: Job) -> None:
             distribute_bn(network, job.accelerator.num_processes, reduce=False)
 
 
-def _measure(job: Job, epoch: int, evaluate: Evaluate) -> Line:
+def _measure(job: Job, epoch: int, evaluate: Evaluate, stop: StopRequest, reduce: Callable[[Tensor], Tensor]) -> Line:
     """Measure the bare network on unmixed training images; all networks on the validation split when it is due."""
-    options = {"prepare": job.prepare, "reduce": job.reduce}
-    clean = evaluate(job.network, job.clean_loader, expected=job.clean_loader.size, **options)
-    line: Line = {"clean_train_top1": clean["top1"]}
+
+    def measure(network: nn.Module, loader: EvalLoader) -> dict[str, float]:
+        sizes = {"expected": loader.size, "num_classes": len(job.splits.classes)}
+        return evaluate(network, stop.until(loader), prepare=job.prepare, reduce=reduce, **sizes)
+
+    line: Line = {"clean_train_top1": measure(job.network, job.clean_loader)["top1"]}
     due = epoch + 1 == job.recipe.schedule.epochs or (epoch + 1) % job.recipe.evaluate.every == 0
     for prefix, network in job.networks.items():
-        found = evaluate(network, job.val_loader, expected=job.val_loader.size, **options) if due else {}
-        for name, key in (("top1", "top1"), ("top5", "top5"), ("val_loss", "loss")):
-            line[prefix + name] = found.get(key)
+        found = measure(network, job.val_loader) if due else {}
+        for name in VALIDATED:
+            line[prefix + name] = found.get(name.removeprefix("val_"))
     return line
 
 

@@ -23,7 +23,7 @@ def draw_mix(
 
     Args:
         recipe: what is trained.
-        images: (B, C, H, W) uint8 on the CPU, the batch as it was loaded.
+        images: (B, C, H, W) uint8, the batch as it was loaded.
         epoch: epoch, from 0.
         step: step within the epoch, from 0.
         rank: this process.
@@ -95,12 +95,17 @@ def measure_maps(recipe: Recipe, model: nn.Module) -> MapSizes | None:
     return sizes
 
 
+def mixes_in_collate(recipe: Recipe) -> bool:
+    """Say whether batches are mixed where they are collated."""
+    return recipe.mix is not None and recipe.runtime.mix_on == "collate"
+
+
 def make_collate(recipe: Recipe, rank: int) -> Any:
     """Make what collates the training batches of a resolved recipe, and mixes them where ``runtime.mix_on`` says so."""
-    if recipe.mix is None or recipe.runtime.mix_on == "device":
+    if not mixes_in_collate(recipe):
         return collate_samples
     classes = recipe.model.num_classes
-    assert classes is not None  # resolved
+    assert recipe.mix is not None and classes is not None  # noqa: PT018  resolved
     return MixCollate(
         recipe.mix,
         classes,

@@ -8,10 +8,12 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """What asks a run to stop: a scheduler or a launcher, and Ctrl-C."""
@@ -22,6 +24,13 @@ class StopRequest:
 
     signal: signal.Signals | None = None
     """The signal that asked to stop."""
+
+    def until(self, items: Iterable[T]) -> Iterator[T]:
+        """Iterate until a stop is asked for."""
+        for item in items:
+            if self.signal is not None:
+                return
+            yield item
 
 
 @contextmanager
@@ -51,7 +60,8 @@ def stop_requests() -> Iterator[StopRequest]:
 
     for asked in SIGNALS:
         if signal.getsignal(asked) is not signal.SIG_IGN:
-            replaced[asked] = signal.signal(asked, take)
+            # None stands for a handler that Python knows nothing of, and cannot put back
+            replaced[asked] = signal.signal(asked, take) or signal.SIG_DFL
     try:
         yield request
     finally:

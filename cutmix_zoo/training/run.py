@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cutmix_zoo.training.settings import Recipe
 
 MAY_DIFFER = (
-    *("name", "data.root", "data.download", "data.workers", "runtime.trackers", "evaluate.best_by"),
+    *("name", "data.root", "data.download", "data.workers", "data.resident", "runtime.trackers", "evaluate.best_by"),
     *("runtime.keep_checkpoints", "runtime.keep_best"),
     *("runtime.checkpoint_every_steps", "runtime.checkpoint_every_minutes"),
 )
@@ -176,15 +176,16 @@ def begin(folder: RunFolder, recipe: Recipe, start: Progress) -> None:
     except OSError as error:
         raise UserError(f"cannot make {folder.path}: {error}; choose another folder with --output.") from error
     with writing(folder):
+        folder.summary_file.unlink(missing_ok=True)
         write_text(
             folder.recipe_file,
             f"# resolved by cutmix_zoo; trains again with --config THIS_FILE\n{dump_recipe(recipe)}",
         )
         write_lines(folder.metrics_file, start.metrics)
-        for checkpoint in list_checkpoints(folder.checkpoints):
+        # from the end, so that what is left after an interruption is a run up to somewhere
+        for checkpoint in reversed(list_checkpoints(folder.checkpoints)):
             if checkpoint.name > start.name:
                 delete_checkpoint(checkpoint)
-        folder.summary_file.unlink(missing_ok=True)
         folder.write_status("running")
 
 

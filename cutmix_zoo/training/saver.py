@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cutmix_zoo.errors import Preempted
-from cutmix_zoo.training.checkpoint import prune_checkpoints, save_checkpoint
+from cutmix_zoo.training.checkpoint import check_optimizer, prune_checkpoints, save_checkpoint
 from cutmix_zoo.training.files import write_lines
-from cutmix_zoo.training.launch import Consensus, gather_from_processes
+from cutmix_zoo.training.launch import Consensus, gather_from_processes, on_main
 from cutmix_zoo.training.run import writing
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Saver:
         self._job, self._folder, self._stop, self._check = job, folder, stop, check
         self._consensus = Consensus(job.accelerator)
         self._saved_at = time.monotonic()
+        self._knows_optimizer = False
 
     def after_step(self, progress: Progress, sums: Tensor) -> None:
         """Save within an epoch if that is due, and stop if that was requested.
@@ -49,8 +51,11 @@ class Saver:
 
         Raises:
             Preempted: if a stop was requested of any process; the checkpoint is written.
-            UserError: if the disk does not take it.
+            UserError: if the disk does not take it, or the optimizer's state cannot be saved.
         """
+        if not self._knows_optimizer:  # it has a state from its first step on
+            check_optimizer(self._job.torch_optimizer)
+            self._knows_optimizer = True
         decision = self._consensus.highest(self._due(progress))
         if decision != _GO_ON:
             progress.sums = gather_from_processes(self._job.accelerator, sums)
@@ -58,21 +63,24 @@ class Saver:
         if decision == _STOP:
             self._leave(progress)
 
-    def after_epoch(self, progress: Progress) -> None:
-        """Save at the end of an epoch, and stop if that was requested and there are more.
+    def stop_if_asked(self, progress: Progress) -> None:
+        """Save and stop, if that was requested; all processes have to ask.
+
+        Args:
+            progress: where the run is, with what the processes have added up in this epoch.
 
         Raises:
-            Preempted: if a stop was requested of any process.
+            Preempted: if a stop was requested of any process; the checkpoint is written.
         """
-        if self._job.accelerator.is_main_process:
-            with writing(self._folder):
-                write_lines(self._folder.metrics_file, progress.metrics)
+        if self._consensus.highest(_STOP if self._stop.signal else _GO_ON):
+            self._save(progress)
+            self._leave(progress)
+
+    def after_epoch(self, progress: Progress) -> None:
+        """Save at the end of an epoch."""
         self._save(progress)
         line = {key: value for key, value in progress.metrics[-1].items() if value is not None}
         self._job.accelerator.log(line, step=progress.epoch)
-        stop = self._consensus.highest(_STOP if self._stop.signal else _GO_ON)
-        if stop and not self._job.is_over(progress):
-            self._leave(progress)
 
     def _due(self, progress: Progress) -> int:
         if self._stop.signal:
@@ -88,15 +96,17 @@ class Saver:
 
     def _save(self, progress: Progress) -> None:
         self._check()
-        job, runtime = self._job, self._job.recipe.runtime
-        if job.accelerator.is_main_process:
-            with writing(self._folder):
-                save_checkpoint(self._folder.checkpoints, progress, job.state)
-                best = progress.best_epochs(job.recipe.evaluate.best_by)[: runtime.keep_best]
-                names = [f"epoch-{epoch:04d}" for epoch in best]
-                prune_checkpoints(self._folder.checkpoints, runtime.keep_checkpoints, names)
+        on_main(self._job.accelerator, partial(self._write, progress))
         self._saved_at = time.monotonic()
-        job.accelerator.wait_for_everyone()
+
+    def _write(self, progress: Progress) -> None:
+        recipe, checkpoints = self._job.recipe, self._folder.checkpoints
+        with writing(self._folder):
+            if not progress.step:
+                write_lines(self._folder.metrics_file, progress.metrics)
+            save_checkpoint(checkpoints, progress, self._job.state)
+            best = progress.best_epochs(recipe.evaluate.best_by)[: recipe.runtime.keep_best]
+            prune_checkpoints(checkpoints, recipe.runtime.keep_checkpoints, [f"epoch-{epoch:04d}" for epoch in best])
 
     def _leave(self, progress: Progress) -> None:
         number = self._stop.signal

@@ -16,6 +16,10 @@ from cutmix_zoo.errors import did_you_mean
 from cutmix_zoo.mixing import MixMethod, needs_network
 from cutmix_zoo.models.regularize import BlockRegularizers
 
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+VALIDATED = ("top1", "top5", "val_loss", "balanced_accuracy", "macro_f1")
+"""What ``metrics.jsonl`` says of the validation split; of averaged weights with ``ema_`` in front."""
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -59,15 +63,19 @@ class RegularizeSettings(BlockRegularizers):
 
     Args:
         label_smoothing: share of every target that is spread evenly over all classes, in [0, 1).
+        class_weights: how much each class counts in the loss: one number each, or ``balanced`` for
+            images / (classes * images of the class), as in scikit-learn; ``None`` for alike. The loss is the mean over
+            images of the target's classes, each with its weight.
         drop_rate: dropout before the classifier, in [0, 1).
         drop_block_schedule: ``linear``: the rate of DropBlock rises from 0 at the first update to
             ``drop_block_rate`` at the end of the run; ``constant``: it is ``drop_block_rate`` throughout.
 
     Raises:
-        ValueError: if a rate is out of range.
+        ValueError: if a rate is out of range, or a weight is negative.
     """
 
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | Literal["balanced"] | None = None
     drop_rate: float = 0.0
     drop_block_schedule: Literal["linear", "constant"] = "linear"
 
@@ -76,6 +84,9 @@ class RegularizeSettings(BlockRegularizers):
         for key in ("label_smoothing", "drop_rate"):
             value = getattr(self, key)
             require(0 <= value < 1, f"{key} must be at least 0 and below 1, got {value}")
+        if isinstance(self.class_weights, tuple):
+            valid = bool(self.class_weights) and min(self.class_weights) >= 0
+            require(valid, f"class_weights must be balanced, null or numbers of at least 0, got {self.class_weights}")
 
 
 @dataclass(frozen=True)
@@ -195,23 +206,25 @@ class EvaluateSettings:
         every: epochs between validations; the last epoch is always validated.
         patience: end the run after so many validations without a new best by ``best_by``; ``None`` for never. The
             learning rate moves as if the run had its whole length.
-        best_by: the number of ``metrics.jsonl`` that says which epoch is the best: the highest, of a loss the lowest.
-            Those that begin with ``ema_`` are the averaged weights'.
+        best_by: the number of ``metrics.jsonl`` that says which epoch is the best, the highest, of a loss the lowest:
+            ``top1``, ``top5``, ``val_loss``, ``balanced_accuracy`` or ``macro_f1``, or one of the averaged weights,
+            with ``ema_`` in front.
 
     Raises:
-        ValueError: if a number is below 1.
+        ValueError: if a number is below 1, or there is no such number.
     """
 
     batch_size: int = 250
     every: int = 1
     patience: int | None = None
-    best_by: Literal["top1", "top5", "val_loss", "ema_top1", "ema_top5", "ema_val_loss"] = "top1"
+    best_by: str = "top1"
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "every"):
             require_count(key, getattr(self, key))
         if self.patience is not None:
             require_count("patience", self.patience)
+        require_choice("best_by", self.best_by, (*VALIDATED, *(f"ema_{name}" for name in VALIDATED)))
 
 
 @dataclass(frozen=True)
@@ -222,8 +235,8 @@ class RuntimeSettings:
         mix_on: mix in the loader's workers (``collate``) or after the transfer (``device``); box methods give the
             same batches bit for bit. Maps inside the network can only be mixed on the ``device``.
         micro_batch: images of a forward pass and process; a batch is done in so many passes, the last of which may be
-            smaller, whose gradients are added up to the batch's. ``None`` for one pass. Batch statistics are those of
-            a pass.
+            smaller, whose gradients are added up to the batch's. ``None`` for one pass; ``auto`` for the fewest of
+            equal size that fit into the GPU's memory. Batch statistics are those of a pass.
         sync_bn: share batch statistics among the processes, each of which then needs a GPU.
         compile: backend of ``torch.compile``, such as ``inductor``, which compiles the network before it is wrapped for
             several processes; ``None`` for none. Evaluation is not compiled.
@@ -239,11 +252,11 @@ class RuntimeSettings:
     """
 
     mix_on: Literal["device", "collate"] = "device"
-    micro_batch: int | None = None
+    micro_batch: int | Literal["auto"] | None = None
     sync_bn: bool = False
     compile: str | None = None
     channels_last: bool = True
-    trackers: tuple[Literal["tensorboard"], ...] = ()
+    trackers: tuple[Tracker, ...] = ()
     keep_checkpoints: int = 2
     keep_best: int = 0
     checkpoint_every_steps: int | None = None
@@ -255,7 +268,7 @@ class RuntimeSettings:
         require_count("keep_checkpoints", self.keep_checkpoints)
         require(self.keep_best >= 0, f"keep_best must be at least 0, got {self.keep_best}")
         for key in ("micro_batch", "checkpoint_every_steps"):
-            if getattr(self, key) is not None:
+            if getattr(self, key) not in (None, "auto"):
                 require_count(key, getattr(self, key))
         if self.checkpoint_every_minutes is not None:
             require_positive("checkpoint_every_minutes", self.checkpoint_every_minutes)
@@ -303,6 +316,10 @@ class Recipe:
         require(
             not (inside and self.runtime.mix_on == "collate"),
             "runtime.mix_on must be device, because mix reaches the maps inside the network, got collate",
+        )
+        require(
+            not (self.data.resident is True and self.mix is not None and self.runtime.mix_on == "collate"),
+            "data.resident must be auto or false where runtime.mix_on is collate, got true",
         )
         for key, why in (("micro_batch", "joins the maps of a whole batch"), ("compile", "reaches into the network")):
             value = getattr(self.runtime, key)

@@ -339,10 +339,10 @@ def test_where_nothing_can_be_held_out(image_folder: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"nothing can be held out of a stream \(wds/\)"):
         open_split(DataSettings("wds/", root=str(image_folder), val_fraction=0.1), "val")
     with pytest.raises(UserError, match=r"12 images of 3 classes leave none for the val split: val_fraction is 0\.01"):
-        open_split(folder_settings(image_folder, val_fraction=0.01), "val")
-    monkeypatch.setattr(datasets, "_labels", lambda _: None)
+        open_split(folder_settings(image_folder, val_fraction=0.01, val_split="x"), "val")
+    monkeypatch.setattr(datasets, "known_labels", lambda _: None)
     with pytest.raises(UserError, match="does not tell its labels without reading its images"):
-        open_split(folder_settings(image_folder, val_fraction=0.1), "val")
+        open_split(folder_settings(image_folder, val_fraction=0.1, val_split="x"), "val")
 
 
 def test_several_names_may_stand_for_one_class() -> None:
@@ -362,3 +362,51 @@ def test_a_home_folder_is_expanded(image_folder: Path, monkeypatch: pytest.Monke
 def test_labels_that_are_no_whole_numbers_are_refused() -> None:
     with pytest.raises(UserError, match=r"must be whole numbers, got float64 such as 0\.5"):
         check_labels(SimpleNamespace(targets=[0.5, 1.5]), 3)
+
+
+def test_a_folder_of_classes_alone_is_held_out_of(image_folder: Path) -> None:
+    classes = image_folder / "train"
+    for held, sizes in (({"val_fraction": 0.25}, (9, 3)), ({"fold": "0/2"}, (6, 6))):
+        settings = folder_settings(classes, **held)
+        train, val = open_split(settings, "train"), open_split(settings, "val")
+        assert (len(train), len(val)) == sizes
+        assert class_names(train, settings) == ("ant", "bee", "cat")
+        check_same_classes(train, val)
+    with pytest.raises(UserError, match="no split 'train' in"):
+        open_split(folder_settings(classes), "train")
+
+
+def test_a_validation_folder_that_would_not_be_used_is_named(image_folder: Path) -> None:
+    with pytest.warns(UserWarning, match=rf"{image_folder}/val is not used, because data.val_fraction holds out"):
+        val = open_split(folder_settings(image_folder, val_fraction=0.25), "val")
+    assert len(val) == 3
+    open_split(folder_settings(image_folder, fold="0/4"), "val")  # who says which fold knows what it is for
+
+
+@pytest.mark.parametrize("count", [1, 7, 100])
+def test_a_subset_is_the_same_in_every_run(count: int, image_folder: Path) -> None:
+    settings = folder_settings(image_folder, subset=count)
+    for split, size in (("train", 12), ("val", 6)):
+        part, whole = open_split(settings, split), open_split(folder_settings(image_folder), split)
+        again = open_split(settings, split, seed=5)
+        assert len(part) == min(count, size)
+        assert part.indices == again.indices == sorted(set(part.indices))
+        assert part.targets.tolist() == [whole[index][1] for index in part.indices]
+        assert class_names(part, settings) == ("ant", "bee", "cat")
+        check_labels(part, 3)
+
+
+def test_a_subset_of_what_is_held_out_or_left(image_folder: Path) -> None:
+    settings = folder_settings(image_folder / "train", val_fraction=0.25, subset=2)
+    assert (len(open_split(settings, "train")), len(open_split(settings, "val"))) == (2, 2)
+
+
+def test_a_stream_has_no_subset(webdataset_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"a stream has no subset \(wds/\)"):
+        open_split(DataSettings("wds/", root=str(webdataset_folder), subset=3, **RGB), "train")
+
+
+def test_a_dataset_without_known_labels_has_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "known_labels", lambda _: None)
+    part = open_split(DataSettings("fashion_mnist_mini", subset=5), "val")
+    assert (len(part), part.targets) == (5, None)

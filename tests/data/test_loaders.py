@@ -363,3 +363,19 @@ def test_webdataset(webdataset_folder: Path) -> None:
         assert {SampleKey(*row[1:3], 0) for row in rows.tolist()} == {SampleKey(1, step, 0)}
     again = make(settings, open_split(settings, "train", seed=3))
     assert same(list(again.epoch(2)), epochs[2], but_the_process=True)
+
+
+def test_a_dataset_that_does_not_tell_its_labels_cannot_be_balanced() -> None:
+    with pytest.raises(UserError, match=r"data.balanced needs labels .* torch/cifar10 does not tell"):
+        make(DataSettings(**{**vars(SETTINGS), "balanced": True}))
+
+
+def test_a_copy_of_an_image_is_augmented_otherwise() -> None:
+    class Labelled(Images):
+        targets = (0,) * 19 + (1,)
+
+    loader = make(DataSettings(**{**vars(SETTINGS), "balanced": True, "batch_size": 20}), Labelled())
+    ((images, rows),) = loader.epoch(0)
+    copies = images[rows[:, 3] % 20 == 19]
+    assert len(copies) == 10
+    assert len({image.numpy().tobytes() for image in copies}) == 10

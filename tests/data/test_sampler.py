@@ -59,6 +59,30 @@ def test_a_new_sampler_starts_at_the_beginning() -> None:
     assert list(sampler) == batches(sampler, 0)
 
 
+def test_classes_can_be_balanced() -> None:
+    labels = torch.tensor([7] * 40 + [2] * 5 + [3] * 3)[torch.randperm(48, generator=torch.Generator().manual_seed(0))]
+    sampler = KeyedBatchSampler(48, 12, seed=3, labels=labels)
+    assert len(sampler) == 4
+    seen = set()
+    for epoch in range(40):
+        indices = torch.tensor([key.index for batch in batches(sampler, epoch) for key in batch])
+        assert labels[indices % 48].bincount(minlength=8).tolist() == [0, 0, 16, 16, 0, 0, 0, 16]
+        assert len(set(indices.tolist())) == 48, "each copy has a key of its own"
+        for label in (2, 3):
+            copies = (indices % 48)[labels[indices % 48] == label].bincount(minlength=48)[labels == label]
+            assert copies.max() - copies.min() <= 1, "all of a class before any comes again"
+        seen |= set((indices % 48).tolist())
+    assert len(seen) == 48, "of a large class others come each epoch"
+    assert batches(sampler, 3) == batches(KeyedBatchSampler(48, 12, seed=3, labels=labels), 3)
+
+
+def test_classes_that_do_not_divide_the_epoch() -> None:
+    sampler = KeyedBatchSampler(10, 5, seed=0, labels=torch.tensor([0, 0, 0, 0, 0, 0, 0, 1, 2, 2]))
+    for epoch in range(5):
+        counts = torch.tensor([key.index % 10 for batch in batches(sampler, epoch) for key in batch])
+        assert sorted(torch.tensor([0] * 7 + [1] + [2] * 2)[counts].bincount().tolist()) in ([2, 4, 4], [3, 3, 4])
+
+
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_ranks_divide_each_batch_in_order(world_size: int) -> None:
     whole = batches(KeyedBatchSampler(100, 12, seed=3), 1, 2)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import log_loss, top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, top_k_accuracy_score
 from torch import nn
 
 from cutmix_zoo.errors import UserError
@@ -31,7 +31,13 @@ def test_agrees_with_scikit_learn_whatever_the_batches(num_classes: int) -> None
     table = torch.randn(47, num_classes, generator=rng)
     labels = torch.randint(num_classes, (47,), generator=rng)
     results = [
-        evaluate_accuracy(Lookup(table), batches(labels, size), prepare=lambda images: images, expected=47)
+        evaluate_accuracy(
+            Lookup(table),
+            batches(labels, size),
+            prepare=lambda images: images,
+            expected=47,
+            num_classes=num_classes,
+        )
         for size in (1, 10, 47)
     ]
     assert all(result == pytest.approx(results[0], rel=1e-14) for result in results)
@@ -44,6 +50,22 @@ def test_agrees_with_scikit_learn_whatever_the_batches(num_classes: int) -> None
     assert results[0]["count"] == 47
 
 
+def test_numbers_of_classes_are_those_of_scikit_learn() -> None:
+    rng = torch.Generator().manual_seed(2)
+    table = torch.randn(200, 6, generator=rng)
+    # class 5 is nobody's label, class 4 nobody's prediction, class 3 neither
+    table[:, 3:5] = -100.0
+    labels = torch.tensor([0, 1, 1, 2, 2, 2, 2, 4]).repeat(25)
+    found = evaluate_accuracy(
+        Lookup(table), batches(labels, 33), prepare=lambda images: images, expected=200, num_classes=6
+    )
+    predictions = table.argmax(1)
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        expected = balanced_accuracy_score(labels, predictions)
+    assert found["balanced_accuracy"] == pytest.approx(100 * expected)
+    assert found["macro_f1"] == pytest.approx(100 * f1_score(labels, predictions, average="macro"))
+
+
 def test_shares_of_two_processes_add_up() -> None:
     table, labels = torch.eye(4), torch.tensor([0, 1, 2, 0])
     model = Lookup(table).train()
@@ -53,13 +75,18 @@ def test_shares_of_two_processes_add_up() -> None:
     def share(rank: int) -> None:
         with pytest.raises(UserError, match="evaluated 2 images of a split of 4"):
             evaluate_accuracy(
-                model, parts[rank::2], prepare=lambda images: images, expected=4, reduce=lambda s: seen.append(s) or s
+                model,
+                parts[rank::2],
+                prepare=lambda images: images,
+                expected=4,
+                num_classes=4,
+                reduce=lambda sums: seen.append(sums) or sums,
             )
 
     share(0)
     share(1)
     whole = evaluate_accuracy(
-        model, parts[::2], prepare=lambda images: images, expected=4, reduce=lambda sums: sums + seen[1]
+        model, parts[::2], prepare=lambda images: images, expected=4, num_classes=4, reduce=lambda sums: sums + seen[1]
     )
     assert (whole["top1"], whole["count"]) == (75.0, 4)
     assert model.training
@@ -67,10 +94,11 @@ def test_shares_of_two_processes_add_up() -> None:
 
 def test_prepare_is_applied_and_labels_outside_the_classes_are_named() -> None:
     labels = torch.tensor([1, 0])
-    result = evaluate_accuracy(Lookup(torch.eye(2)), batches(labels, 2), prepare=lambda images: 1 - images, expected=2)
+    sizes = {"expected": 2, "num_classes": 2}
+    result = evaluate_accuracy(Lookup(torch.eye(2)), batches(labels, 2), prepare=lambda images: 1 - images, **sizes)
     assert result["top1"] == 100.0
     for bad in (2, -1):
         with pytest.raises(UserError, match=f"outside the model's 2 classes: {bad}"):
             evaluate_accuracy(
-                Lookup(torch.eye(2)), batches(torch.tensor([0, bad]), 2), prepare=lambda images: images, expected=2
+                Lookup(torch.eye(2)), batches(torch.tensor([0, bad]), 2), prepare=lambda images: images, **sizes
             )

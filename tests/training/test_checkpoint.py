@@ -100,7 +100,7 @@ def test_half_written_checkpoints_are_not_listed_and_old_ones_pruned(tmp_path: P
     (tmp_path / "epoch-0012").mkdir()
     assert [file.name for file in list_checkpoints(tmp_path)] == ["epoch-0001", "epoch-0002", "epoch-0010"]
     prune_checkpoints(tmp_path, keep=2)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["epoch-0002", "epoch-0010", "epoch-0012"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["epoch-0002", "epoch-0010"]
 
 
 def test_the_best_stay_beside_the_newest(tmp_path: Path) -> None:
@@ -164,6 +164,35 @@ def test_damaged_checksums_are_recognised(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a checkpoint"):
         check_checkpoint(tmp_path)
+
+
+def test_an_optimizer_may_keep_its_own_settings(tmp_path: Path) -> None:
+    model, optimizer = make("adamw")
+    step(model, optimizer, 0)
+    checkpoint = save_checkpoint(tmp_path, Progress({}), TrainState(model, optimizer))
+    other, _ = make("adamw", seed=1)
+    own = create_optimizer_v2(other, "adamw", lr=0.5, weight_decay=0.25, betas=(0.5, 0.6))
+    load_checkpoint(checkpoint, TrainState(other, own), keep_settings=True)
+    assert [(group["lr"], group["weight_decay"], group["betas"]) for group in own.param_groups] == [
+        (0.5, 0.0, (0.5, 0.6)),
+        (0.5, 0.25, (0.5, 0.6)),
+    ]
+    moments = [[state["exp_avg"] for state in each.state.values()] for each in (optimizer, own)]
+    assert all(torch.equal(before, after) for before, after in zip(*moments, strict=True))
+
+
+@pytest.mark.parametrize(("name", "options"), [("lamb", {}), ("adamw", {"filter_bias_and_bn": False})])
+def test_another_optimizer_begins_anew(name: str, options: dict[str, bool], tmp_path: Path) -> None:
+    model, optimizer = make("adamw")
+    step(model, optimizer, 0)
+    checkpoint = save_checkpoint(tmp_path, Progress({}), TrainState(model, optimizer))
+    other, _ = make("adamw", seed=1)
+    own = create_optimizer_v2(other, name, lr=0.5, weight_decay=0.25, **options)
+    with pytest.warns(UserWarning, match="the optimizer is another one than the checkpoint's: it begins anew"):
+        load_checkpoint(checkpoint, TrainState(other, own), keep_settings=True)
+    assert not own.state
+    assert torch.equal(model[0].weight, other[0].weight)
+    step(other, own, 1)
 
 
 def test_a_state_that_would_need_a_pickle_is_refused(tmp_path: Path) -> None:

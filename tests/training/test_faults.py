@@ -108,6 +108,7 @@ def train_alone(recipe: Recipe, folder: Path, kill_at: int = 0, fill_disk_at: in
     if kill_at:
         at_file_operation(folder, kill_at, partial(os.kill, os.getpid(), signal.SIGKILL))
     if fill_disk_at:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what pytest captures is a file, which may not grow either
         limit = (2000, resource.RLIM_INFINITY)
         at_file_operation(folder, fill_disk_at, partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit))
     train(recipe, folder, resume="auto")
@@ -199,7 +200,7 @@ def test_signals_at_any_step_cost_nothing(
     folder = tmp_path / "run"
     # nothing is saved but because of the signals
     runtime = replace(recipe.runtime, mix_on=mix_on, checkpoint_every_steps=None)
-    recipe = replace(recipe, data=replace(recipe.data, workers=workers), runtime=runtime)
+    recipe = replace(recipe, data=replace(recipe.data, workers=workers, resident=False), runtime=runtime)
     places = []
     for step, number in ((1, signal.SIGTERM), (4, signal.SIGINT), (5, signal.SIGTERM), (3, signal.SIGTERM)):
         stop = stopped_at(step, recipe, folder, number)
@@ -244,10 +245,11 @@ def test_a_signal_to_the_whole_group_leaves_the_workers_at_work(
     number: signal.Signals, recipe: Recipe, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    recipe = replace(recipe, data=replace(recipe.data, workers=2), evaluate=replace(recipe.evaluate, batch_size=2))
+    data, evaluate = replace(recipe.data, workers=2, resident=False), replace(recipe.evaluate, batch_size=2)
+    recipe = replace(recipe, data=data, evaluate=evaluate)
     assert wait([start(partial(stop_the_group, recipe, folder, number))]) == [0]
     assert capfd.readouterr().err.count("stopping and saving") <= 1, "no worker says it too"
-    assert list_checkpoints(folder / "checkpoints")[-1].name == "epoch-0001"
+    assert list_checkpoints(folder / "checkpoints")[-1].name == "epoch-0000-step-000005"
     train(recipe, folder, resume="auto")
     assert result(folder)[0] == result(whole)[0]
 
@@ -296,6 +298,49 @@ def test_two_processes_stop_together_and_go_on_with_the_same_bits(recipe: Recipe
     assert result(tmp_path / "resumed") == result(tmp_path / "whole")
     with pytest.raises(UserError, match="written with world_size 2 and this launch has 1"):
         train(recipe, tmp_path / "other", resume=tmp_path / "whole" / "checkpoints" / "epoch-0003")
+
+
+def measure_and_stop(recipe: Recipe, folder: Path) -> None:
+    """Stop a run of two processes by a signal that only the second one gets, in the midst of an evaluation."""
+    prepare, patch = Job.prepare, pytest.MonkeyPatch()
+
+    def signalled(job: Job, images: torch.Tensor) -> torch.Tensor:
+        if os.environ["RANK"] == "1" and not job.network.training:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return prepare(job, images)
+
+    without_pictures(patch)
+    patch.setattr(Job, "prepare", signalled)
+    with pytest.raises(Preempted, match="in epoch 1 after step 5"):
+        train(recipe, folder)
+
+
+def test_a_signal_within_an_evaluation_does_not_wait_for_its_end(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = replace(recipe, runtime=replace(recipe.runtime, checkpoint_every_steps=None))
+    assert wait(start_ranks(partial(measure_and_stop, recipe, tmp_path / "run"))) == [0, 0]
+    assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["epoch-0000-step-000005"]
+    assert not (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def run_out_of_disk(recipe: Recipe, folder: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write to .* The last good checkpoint is"):
+        train_alone(recipe, folder, fill_disk_at=60)
+
+
+def test_a_full_disk_of_one_process_stops_both(recipe: Recipe, tmp_path: Path) -> None:
+    assert wait(start_ranks(partial(run_out_of_disk, recipe, tmp_path / "run"))) == [0, 0]
+    assert state(tmp_path / "run")["state"] == "failed"
+
+
+def test_another_optimizer_may_go_on(recipe: Recipe, tmp_path: Path) -> None:
+    stopped_at(7, recipe, tmp_path / "run")
+    slower = replace(recipe, optimizer=replace(recipe.optimizer, weight_decay=0.3))
+    train(slower, tmp_path / "run", resume="auto", allow_changes=True)
+    other = replace(recipe, optimizer=replace(recipe.optimizer, name="adamw", lr=1e-3))
+    earlier, _ = list_checkpoints(tmp_path / "run" / "checkpoints")
+    with pytest.warns(UserWarning, match="the optimizer is another one"):
+        train(other, tmp_path / "run", resume=earlier, allow_changes=True)
+    assert state(tmp_path / "run")["state"] == "finished"
 
 
 def test_changes_that_are_allowed_and_those_that_cannot_be(recipe: Recipe, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.training.gradient import GradientGuard, NotFiniteError
+from cutmix_zoo.training.gradient import PATIENCE, GradientGuard, NotFiniteError
 
 FINE, BAD = torch.tensor(1.0), torch.tensor(float("nan"))
 
@@ -47,6 +47,21 @@ def test_as_many_are_skipped_as_allowed_also_after_a_resume() -> None:
     assert guard.skipped == 3
     with pytest.raises(NotFiniteError, match="step 9"):
         guard.admits(BAD, "step 9")
+
+
+def test_a_scaler_may_leave_out_many_but_not_without_end() -> None:
+    guard = GradientGuard()
+    for applied in [False] * (PATIENCE - 1) + [True] + [False] * (PATIENCE - 1):
+        guard.count(applied=applied, place="here")
+    with pytest.raises(NotFiniteError, match=f"the gradient of step 7 and of the {PATIENCE - 1} updates before"):
+        guard.count(applied=False, place="step 7")
+
+
+def test_it_says_whether_it_would_skip() -> None:
+    guard = GradientGuard(may_skip=1)
+    assert guard.may_skip_more
+    guard.admits(BAD, "here")
+    assert not guard.may_skip_more
 
 
 def test_a_device_is_looked_at_now_and_then_and_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

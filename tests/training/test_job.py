@@ -1,16 +1,19 @@
 """What a recipe's regularizers become in its network, and what is scheduled."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
 from timm.layers import DropPath
 
 from cutmix_zoo.errors import UserError
+from cutmix_zoo.known import KNOWN_DATASETS
 from cutmix_zoo.models.drop_block import DropBlock2d
 from cutmix_zoo.models.regularize import residual_blocks
 from cutmix_zoo.models.shakedrop import ShakeDrop
-from cutmix_zoo.training.job import make_job, make_network
+from cutmix_zoo.train import train
+from cutmix_zoo.training.job import complete_input, make_job, make_network
 from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.settings import ModelSettings, Recipe, RegularizeSettings
 
@@ -77,3 +80,27 @@ def test_nothing_of_the_regularizers_is_a_weight(tiny_recipe: Recipe) -> None:
     plain = timm.create_model("cifar_resnet14", in_chans=1)
     recipe = regularized(tiny_recipe, shakedrop_prob=0.5, drop_block_rate=0.1)
     assert make_network(recipe).state_dict().keys() == plain.state_dict().keys()
+
+
+def test_what_a_folder_does_not_say_comes_from_the_network(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    folder = replace(tiny_recipe.data, name="folder", root=str(tmp_path))
+    recipe = replace(tiny_recipe, model=ModelSettings("vit_base_patch16_384.augreg_in21k_ft_in1k"), data=folder)
+    data = complete_input(recipe).data
+    assert (data.input_size, data.mean, data.std) == ((3, 384, 384), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    given = replace(recipe, data=replace(folder, input_size=(3, 224, 224), mean=(0.1,)))
+    data = complete_input(given).data
+    assert (data.input_size, data.mean, data.std) == ((3, 224, 224), (0.1,), (0.5, 0.5, 0.5))
+    for unchanged in (
+        tiny_recipe,
+        replace(recipe, model=replace(recipe.model, in_chans=1)),
+        replace(recipe, model=ModelSettings(f"local-dir:{tmp_path / 'nothing'}")),
+    ):
+        assert complete_input(unchanged) == unchanged
+
+
+def test_a_folder_of_an_exported_model_says_what_it_takes(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    train(tiny_recipe, tmp_path / "run")
+    folder = replace(tiny_recipe.data, name="folder", root=str(tmp_path))
+    recipe = replace(tiny_recipe, model=ModelSettings(f"local-dir:{tmp_path / 'run' / 'model'}"), data=folder)
+    data, known = complete_input(recipe).data, KNOWN_DATASETS["fashion_mnist"]
+    assert (data.input_size, data.mean, data.std) == (known.input_size, known.mean, known.std)

@@ -1,7 +1,10 @@
+import os
+
 import pytest
 
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.training.launch import check_launch, make_accelerator
+from cutmix_zoo.training.launch import check_launch, make_accelerator, on_main
+from tests.processes import start_ranks, wait
 
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"}
 
@@ -36,3 +39,20 @@ def test_fp16_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             make_accelerator()
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def ask_main() -> None:
+    accelerator = make_accelerator()
+    pid = on_main(accelerator, os.getpid)
+    assert (pid == os.getpid()) == accelerator.is_main_process
+
+    def fail() -> None:
+        raise UserError(f"process {os.getpid()} has no disk")
+
+    with pytest.raises(UserError, match=f"process {pid} has no disk"):
+        on_main(accelerator, fail)
+
+
+def test_what_comes_of_the_main_process_comes_to_all() -> None:
+    ask_main()
+    assert wait(start_ranks(ask_main)) == [0, 0]

@@ -6,18 +6,22 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file, save_file
+from sklearn.utils.class_weight import compute_class_weight
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.mixing.joined_plans import concatenate
 from cutmix_zoo.train import train
+from cutmix_zoo.training.gradient import GradientGuard
 from cutmix_zoo.training.job import Job, make_job, make_network
 from cutmix_zoo.training.launch import make_accelerator
-from cutmix_zoo.training.loop import _backward
+from cutmix_zoo.training.loop import _backward, _train_step
 from cutmix_zoo.training.mix import draw_mix
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.settings import EmaSettings, Recipe
@@ -83,6 +87,45 @@ def test_two_processes_have_the_gradient_of_one_that_sees_both_halves(
         torch.testing.assert_close(first[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def states(job: Job) -> dict[str, Tensor]:
+    networks = {"network": job.network, "average": job.ema.module}
+    return {
+        f"{name}.{key}": value.clone() for name, each in networks.items() for key, value in each.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("with_scaler", [False, True])
+def test_an_update_that_is_left_out_leaves_everything_as_it_was(
+    with_scaler: bool, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(replace(tiny_recipe, ema=EmaSettings(decay=0.5)), make_accelerator())
+    if with_scaler:  # as in fp16 on a GPU
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+        monkeypatch.setattr(job.accelerator, "scaler", scaler)
+        job = replace(job, optimizer=AcceleratedOptimizer(job.torch_optimizer, scaler=scaler))
+    guard, batches = GradientGuard(may_skip=1), job.train_loader.epoch(0)
+    job.train_mode()
+    assert _train_step(job, next(batches), 0, 0, guard)[2] == 16
+    before = states(job)
+
+    mixed = Job.mixed
+
+    def poisoned(*arguments: object) -> object:
+        images, targets, plan = mixed(*arguments)
+        return images * float("inf"), targets, plan
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "mixed", poisoned)
+        assert _train_step(job, next(batches), 0, 1, guard).tolist() == [0, 0, 0]
+    after = states(job)
+    assert {key for key, value in before.items() if not torch.equal(value, after[key])} == set()
+    assert guard.skipped == (not with_scaler)
+
+    _train_step(job, next(batches), 0, 2, guard)
+    assert all(torch.isfinite(value).all() for value in states(job).values())
+    assert not torch.equal(states(job)["average.fc.weight"], before["average.fc.weight"])
+
+
 @pytest.mark.parametrize("warmup", [True, False])
 def test_averaged_weights_are_those_of_the_definition(warmup: bool, tiny_recipe: Recipe, tmp_path: Path) -> None:
     runtime = replace(tiny_recipe.runtime, checkpoint_every_steps=1, keep_checkpoints=100)
@@ -125,6 +168,20 @@ def test_a_linear_probe_moves_the_classifier_and_nothing_else(tiny_recipe: Recip
     assert {key for key in before if not torch.equal(before[key], after[key])} == {"fc.weight", "fc.bias"}
 
 
+def test_a_probe_of_two_classifiers_trains_both(tiny_recipe: Recipe) -> None:
+    model = replace(tiny_recipe.model, name="deit_tiny_distilled_patch16_224", train="classifier", in_chans=1)
+    recipe = replace(tiny_recipe, model=replace(model, num_classes=10, args={"img_size": 32, "depth": 1}))
+    trained = {name for name, parameter in make_network(recipe).named_parameters() if parameter.requires_grad}
+    assert trained == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+
+
+def test_an_optimizer_that_cannot_be_saved_is_found_out_at_once(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    recipe = replace(tiny_recipe, optimizer=replace(tiny_recipe.optimizer, name="adafactorbv"))
+    with pytest.raises(UserError, match=r"cannot be saved without pickles .* choose another optimizer.name"):
+        train(recipe, tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == "", "before an epoch is lost"
+
+
 def test_layers_nearer_to_the_image_learn_more_slowly(tiny_recipe: Recipe) -> None:
     recipe = replace(tiny_recipe, optimizer=replace(tiny_recipe.optimizer, layer_decay=0.5))
     job = make_job(recipe, make_accelerator())
@@ -149,3 +206,58 @@ def test_batch_statistics_are_shared_on_gpus_only(tiny_recipe: Recipe, tmp_path:
 def refused_sync_bn(recipe: Recipe) -> None:
     with pytest.raises(UserError, match=r"runtime.sync_bn needs a GPU for each process"):
         make_job(recipe, make_accelerator())
+
+
+def loss_of_first_batch(recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss that a job computes, and the logits and targets it is of."""
+    job = make_job(recipe, make_accelerator())
+    job.model.eval()
+    images, targets, _ = job.mixed(next(job.train_loader.epoch(0)), 0, 0)
+    loss, logits = _backward(job, images, targets)
+    return loss, logits, targets
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+def test_class_weights_are_those_of_torchs_loss(micro_batch: int | None, tiny_recipe: Recipe) -> None:
+    weights = (0.0, 1.0, 2.0, 0.5, 1.5, 1.0, 3.0, 1.0, 1.0, 1.0)
+    regularize = replace(tiny_recipe.regularize, class_weights=weights, label_smoothing=0.1)
+    runtime = replace(tiny_recipe.runtime, micro_batch=micro_batch)
+    loss, logits, targets = loss_of_first_batch(replace(tiny_recipe, regularize=regularize, runtime=runtime))
+    expected = nn.functional.cross_entropy(logits, targets, weight=torch.tensor(weights))
+    torch.testing.assert_close(loss, expected)
+
+
+def test_balanced_weights_are_those_of_scikit_learn(image_folder: Path, tiny_recipe: Recipe) -> None:
+    (image_folder / "train" / "bee" / "0.png").unlink()
+    data = replace(
+        tiny_recipe.data,
+        name="folder",
+        root=str(image_folder),
+        input_size=(3, 8, 8),
+        mean=(0.5,),
+        std=(0.2,),
+        batch_size=4,
+    )
+    regularize = replace(tiny_recipe.regularize, class_weights="balanced")
+    job = make_job(replace(tiny_recipe, data=data, regularize=regularize), make_accelerator())
+    labels = [0] * 4 + [1] * 3 + [2] * 4
+    assert job.class_weights.tolist() == pytest.approx(compute_class_weight("balanced", classes=np.arange(3), y=labels))
+    assert make_job(replace(tiny_recipe, data=data), make_accelerator()).class_weights is None
+
+
+def test_weights_that_cannot_be(tiny_recipe: Recipe) -> None:
+    regularize = replace(tiny_recipe.regularize, class_weights=(1.0, 2.0))
+    with pytest.raises(UserError, match=r"regularize.class_weights: expected 10 numbers, .* got 2"):
+        make_job(replace(tiny_recipe, regularize=regularize), make_accelerator())
+    for wrong in ((), (-1.0, 2.0)):
+        with pytest.raises(ValueError, match="class_weights must be balanced, null or numbers of at least 0"):
+            replace(regularize, class_weights=wrong)
+
+
+def test_a_balanced_run_is_the_same_resident_and_streamed(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    for resident in (True, False):
+        data = replace(tiny_recipe.data, balanced=True, resident=resident)
+        best = replace(tiny_recipe.evaluate, best_by="macro_f1")
+        train(replace(tiny_recipe, data=data, evaluate=best), tmp_path / str(resident))
+    weights = [(tmp_path / str(resident) / "model" / "model.safetensors").read_bytes() for resident in (True, False)]
+    assert weights[0] == weights[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cutmix_zoo.training.preemption import SIGNALS, stop_requests
+from cutmix_zoo.training.preemption import SIGNALS, StopRequest, stop_requests
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -34,6 +34,27 @@ def test_a_second_ctrl_c_interrupts_at_once(capfd: pytest.CaptureFixture[str]) -
 
     with pytest.raises(KeyboardInterrupt):
         interrupt_twice()
+
+
+def test_iteration_ends_when_a_stop_is_asked_for() -> None:
+    stop, seen = StopRequest(), []
+    for item in stop.until(range(10)):
+        seen.append(item)
+        if item == 3:
+            stop.signal = signal.SIGTERM
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_handler_that_python_does_not_know_is_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    # what C code has installed is None to Python
+    original = signal.signal
+    monkeypatch.setattr(signal, "signal", lambda number, handler: (original(number, handler), None)[1])
+    with stop_requests() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    monkeypatch.undo()
+    assert stop.signal is signal.SIGTERM
+    assert signal.signal(signal.SIGTERM, before) is signal.SIG_DFL
 
 
 def test_what_is_ignored_stays_ignored() -> None:

@@ -156,7 +156,7 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
         (MINIMAL + "runtime:\n  checkpoint_every_steps: 0\n", 9, ["runtime.checkpoint_every_steps must be"]),
         (MINIMAL + "runtime:\n  checkpoint_every_minutes: 0\n", 9, ["runtime.checkpoint_every_minutes must be"]),
         (MINIMAL + "runtime:\n  keep_checkpoints: 0\n", 9, ["runtime.keep_checkpoints must be"]),
-        (MINIMAL + "runtime:\n  trackers: [wandb]\n", 9, ["runtime.trackers", "one of tensorboard"]),
+        (MINIMAL + "runtime:\n  trackers: [mlflow]\n", 9, ["runtime.trackers", "one of tensorboard, wandb, trackio"]),
         (
             MINIMAL.replace("  name: cifar_resnet8", "  name: cifar_resnet8\n  in_chans: 0"),
             4,

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,6 +114,24 @@ def test_going_back_forgets_what_came_after(tmp_path: Path, recipe: Recipe) -> N
     assert folder.metrics_file.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
     assert [file.name for file in list_checkpoints(folder.checkpoints)] == ["epoch-0001", "epoch-0002"]
     assert read_json(folder.status_file) == {"state": "running", "reason": ""}
+
+
+def test_what_came_after_is_deleted_from_its_end(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(tmp_path / "run", recipe, epochs=3)
+    folder.summary_file.write_text("{}")
+
+    def interrupted(checkpoint: Path) -> None:
+        if checkpoint.name == "epoch-0002":
+            raise KeyboardInterrupt
+        shutil.rmtree(checkpoint)
+
+    monkeypatch.setattr("cutmix_zoo.training.run.delete_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        begin(folder, recipe, launch(recipe))
+    assert [file.name for file in list_checkpoints(folder.checkpoints)] == ["epoch-0001", "epoch-0002"]
+    assert folder.summary() is None
 
 
 def test_the_resolved_recipe_loads_again(tmp_path: Path, recipe: Recipe) -> None:

@@ -1,0 +1,172 @@
+"""One batch of everything that a run does, and what the whole run would cost."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tqdm import tqdm
+
+from cutmix_zoo.training.checkpoint import Progress, save_checkpoint
+from cutmix_zoo.training.gradient import GradientGuard
+from cutmix_zoo.training.loop import train_epoch
+from cutmix_zoo.training.recipe import recipe_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cutmix_zoo.training.job import Job
+    from cutmix_zoo.training.loop import Evaluate
+
+STEPS = 5
+"""Steps that are taken, if an epoch has as many; the first one, which sets things up, is told apart."""
+
+
+class _EnoughError(Exception):
+    """The steps have been taken."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run costs.
+
+    Args:
+        steps: updates of the whole run.
+        first_step: seconds of the first update, which compiles and chooses algorithms.
+        step: seconds of an update, with its share of loading.
+        validations: of the whole run, averaged weights included.
+        validation: seconds of one, and of measuring the unmixed training images.
+        checkpoint: bytes of a checkpoint.
+        memory: bytes of memory at most: of the GPU, or of the process where there is none.
+    """
+
+    steps: int
+    first_step: float
+    step: float
+    validations: int
+    validation: float
+    checkpoint: int
+    memory: int
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole run, without what writing takes."""
+        return self.first_step + (self.steps - 1) * self.step + self.validations * self.validation
+
+
+def dry_run(job: Job, evaluate: Evaluate) -> Cost:
+    """Train on a few batches, evaluate one, and write a checkpoint that is thrown away.
+
+    Args:
+        job: what would be trained; afterwards its weights are others.
+        evaluate: measures a network on batches.
+
+    Raises:
+        UserError: for what would end the run.
+    """
+    steps = _time_steps(job)
+    return Cost(
+        steps=job.updates_per_epoch * job.recipe.schedule.epochs,
+        first_step=steps[0],
+        step=statistics.median(steps[1:] or steps),
+        validations=-(-job.recipe.schedule.epochs // job.recipe.evaluate.every) * len(job.networks),
+        validation=_time_validation(job, evaluate),
+        checkpoint=_checkpoint_size(job),
+        memory=_peak_memory(job.accelerator.device),
+    )
+
+
+def _time_steps(job: Job) -> list[float]:
+    laps = [time.perf_counter()]
+
+    def after_step(*_: object) -> None:
+        _wait(job.accelerator.device)
+        laps.append(time.perf_counter())
+        if len(laps) > STEPS:
+            raise _EnoughError
+
+    with suppress(_EnoughError):
+        train_epoch(job, Progress(recipe_dict(job.recipe)), GradientGuard(), tqdm(disable=True), after_step)
+    return [later - earlier for earlier, later in pairwise(laps)]
+
+
+def _time_validation(job: Job, evaluate: Evaluate) -> float:
+    """Measure one batch, and reckon what the whole split and the unmixed training images take."""
+    batch: list[tuple[Tensor, Tensor]] = list(islice(job.val_loader, 1))
+    images = sum(len(labels) for _, labels in batch)
+    start = time.perf_counter()
+    evaluate(job.network, batch, prepare=job.prepare, expected=images, num_classes=len(job.splits.classes))
+    _wait(job.accelerator.device)
+    share = (job.val_loader.size + job.clean_loader.size) / job.accelerator.num_processes
+    return (time.perf_counter() - start) / images * share
+
+
+def _checkpoint_size(job: Job) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = save_checkpoint(Path(folder), Progress(recipe_dict(job.recipe), step=1), job.state)
+        return sum(file.stat().st_size for file in checkpoint.iterdir())
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def describe_cost(cost: Cost, job: Job) -> str:
+    """Write down what a run would cost.
+
+    Args:
+        cost: of the run.
+        job: what would be trained.
+    """
+    recipe, kept = job.recipe, job.recipe.runtime.keep_checkpoints + job.recipe.runtime.keep_best
+    where = "GPU" if job.accelerator.device.type == "cuda" else "process"
+    epochs = f"{recipe.schedule.epochs} epochs of {job.updates_per_epoch:,} updates of {recipe.data.batch_size} images"
+    step = f"{1000 * cost.step:.0f} ms an update, the first one {cost.first_step:.1f} s"
+    return (
+        f"{recipe.name}: {recipe.model.name} on {recipe.data.name}, {epochs}, {job.val_loader.size:,} to validate on\n"
+        f"time    {_duration(cost.seconds)}: {step}; {_duration(cost.validation)} a validation\n"
+        f"memory  {_size(cost.memory)} at most in each {where}\n"
+        f"disk    {_size((kept + 1) * cost.checkpoint)} while it runs: checkpoints of {_size(cost.checkpoint)}\n"
+        "Nothing was written."
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Write a duration.
+
+    Example:
+        >>> _duration(3.21), _duration(75), _duration(7300)
+        ('3.2 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _size(count: float) -> str:
+    """Write a number of bytes.
+
+    Example:
+        >>> _size(700), _size(3_400_000), _size(12_000_000_000)
+        ('0.0007 MB', '3.4 MB', '12 GB')
+    """
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"

@@ -1,0 +1,78 @@
+"""How many images go through the network at a time: as many as fit into memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from timm.loss import SoftTargetCrossEntropy
+
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.training.launch import Consensus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cutmix_zoo.training.job import Job
+
+
+def find_micro_batch(job: Job) -> int | None:
+    """Find the largest pass that fits into the memory of every process: its whole batch, or that halved repeatedly.
+
+    Args:
+        job: what is trained; its weights, buffers and gradients are as they were afterwards.
+
+    Returns:
+        Images of a pass; None if a process does its whole batch at once.
+
+    Raises:
+        UserError: if not even one image fits.
+    """
+    whole = job.recipe.data.batch_size // job.accelerator.num_processes
+    size = largest_that_fits(whole, lambda size: _try_pass(job, size), Consensus(job.accelerator))
+    return None if size == whole else size
+
+
+def largest_that_fits(whole: int, fits: Callable[[int], bool], consensus: Consensus) -> int:
+    """Halve a number until it fits in all processes.
+
+    Args:
+        whole: what to begin with.
+        fits: says whether so much fits in this process.
+        consensus: of the processes.
+
+    Raises:
+        UserError: if 1 does not fit.
+    """
+    size = whole
+    while consensus.highest(0 if fits(size) else 1):
+        if size == 1:
+            raise UserError("a single image does not fit into memory: take a smaller network or smaller images")
+        size = -(-size // 2)
+    return size
+
+
+def _try_pass(job: Job, size: int) -> bool:
+    """Go forward and backward with so many images; say whether memory was enough."""
+    # the bare network: one of several processes may fail, and the others would wait for it
+    network, device = job.network, job.accelerator.device
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    channels, height, width = job.recipe.data.input_size or (0, 0, 0)
+    job.train_mode()
+    try:
+        # room for what comes beside: the optimizer's two moments, and the gradients that processes exchange
+        room = [torch.empty_like(parameter) for parameter in network.parameters() for _ in range(3)]
+        images = job.prepare(torch.zeros(size, channels, height, width, dtype=torch.uint8))
+        with job.accelerator.autocast():
+            logits = network(images)
+        SoftTargetCrossEntropy()(logits.float(), torch.zeros_like(logits, dtype=torch.float32)).backward()
+        del room
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        network.zero_grad(set_to_none=True)
+        for buffer, value in zip(network.buffers(), buffers, strict=True):
+            buffer.copy_(value)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return True

@@ -1,0 +1,63 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
+from cutmix_zoo.train import command
+from cutmix_zoo.training.dry_run import STEPS, describe_cost, dry_run
+from cutmix_zoo.training.job import make_job
+from cutmix_zoo.training.launch import make_accelerator
+from cutmix_zoo.training.settings import EmaSettings, Recipe
+
+
+def test_the_cost_of_a_run_is_that_of_its_parts(tiny_recipe: Recipe) -> None:
+    recipe = replace(tiny_recipe, ema=EmaSettings(0.9), evaluate=replace(tiny_recipe.evaluate, every=2))
+    job = make_job(recipe, make_accelerator())
+    cost = dry_run(job, evaluate_accuracy)
+    assert cost.steps == 15
+    assert cost.validations == 4, "of two networks, after the second epoch and the last one"
+    assert cost.seconds == pytest.approx(cost.first_step + 14 * cost.step + 4 * cost.validation)
+    assert min(cost.first_step, cost.step, cost.validation) > 0
+    weights = sum(value.nbytes for value in job.network.state_dict().values())
+    momentum = sum(parameter.nbytes for parameter in job.network.parameters())
+    assert 2 * weights + momentum < cost.checkpoint < 2 * weights + momentum + 100_000
+    assert cost.memory > 50_000_000, "torch alone takes as much"
+    text = describe_cost(cost, job)
+    assert "cifar_resnet8 on fashion_mnist, 3 epochs of 5 updates of 16 images, 30 to validate on" in text
+    assert f"{1000 * cost.step:.0f} ms an update" in text
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_short_epoch_is_enough(epochs: int, tiny_recipe: Recipe) -> None:
+    data = replace(tiny_recipe.data, batch_size=80)
+    recipe = replace(tiny_recipe, data=data, schedule=replace(tiny_recipe.schedule, epochs=epochs))
+    job = make_job(recipe, make_accelerator())
+    assert job.updates_per_epoch == 1 < STEPS
+    assert dry_run(job, evaluate_accuracy).steps == epochs
+
+
+def test_it_writes_nothing(
+    tiny_options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [word for key, value in tiny_options.items() for word in (f"--{key}", value)]
+    command(["--config", "quickstart", "--dry-run", *options])
+    assert capsys.readouterr().out.endswith("Nothing was written.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_would_end_the_run_is_found_out(tmp_path: Path) -> None:
+    arguments = ["--config", "quickstart", "--dry-run", "--model.name", "resnet18", "--data.root", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "cutmix_zoo.train", *arguments, "--data.name", "fashion_mnist"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no Fashion-MNIST in" in done.stderr
