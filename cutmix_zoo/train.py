@@ -123,9 +123,7 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     accelerator = job.accelerator
     try:
         if job.recipe.runtime.trackers:
-            # the place of the data is nobody else's business
-            public = recipe_dict(replace(job.recipe, data=replace(job.recipe.data, root=None)))
-            run = {"name": job.recipe.name, "config": public}
+            run = {"name": job.recipe.name, "config": _public_recipe(job.recipe)}
             accelerator.init_trackers("cutmix_zoo", init_kwargs={"wandb": run, "trackio": run})
         with stop_requests() as stop:
             if accelerator.is_main_process:
@@ -164,8 +162,7 @@ def _finish(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
             provenance={
                 "tag": job.recipe.name,
                 "description": f"Trained with cutmix_zoo {summary['versions']['cutmix_zoo']} on {data.name}.",
-                # without the place of the data, which is nobody else's business
-                "recipe": recipe_dict(replace(job.recipe, data=replace(data, root=None))),
+                "recipe": _public_recipe(job.recipe),
                 "summary": summary,
             },
             model_args=job.recipe.model.args,
@@ -174,6 +171,11 @@ def _finish(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
         folder.write_status("finished")
         write_json(folder.summary_file, summary)
     return summary
+
+
+def _public_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe without the place of its data, which is nobody else's business."""
+    return recipe_dict(replace(recipe, data=replace(recipe.data, root=None)))
 
 
 def _summarize(job: Job, progress: Progress, prefix: str) -> dict[str, Any]:

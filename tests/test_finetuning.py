@@ -72,7 +72,7 @@ def test_pretrained_weights_beat_training_from_scratch_on_other_classes(tmp_path
     whole = open_split(DataSettings("fashion_mnist_mini"), "train")
     for name, classes in (("first", range(5)), ("second", range(5, 10))):
         chosen = np.isin(whole.targets, classes)
-        per_class = 1000 if name == "first" else 60
+        per_class = 1000 if name == "first" else 200
         write_folder(tmp_path / name, whole.images[chosen], whole.targets[chosen], per_class)
     common = {**SMALL, "schedule.warmup_epochs": "1", "optimizer.lr": "2e-3"}
     pretraining = {
@@ -89,7 +89,7 @@ def test_pretrained_weights_beat_training_from_scratch_on_other_classes(tmp_path
     options = {
         **common,
         "data.root": str(tmp_path / "second"),
-        "schedule.epochs": "5",
+        "schedule.epochs": "3",
         "model.name": f"local-dir:{tmp_path / 'pretrained' / 'model'}",
     }
     trials = make_trials("finetune_folder", {"model.pretrained": ["true", "false"]}, 3, options)

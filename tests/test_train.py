@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import accelerate
 import pytest
 import timm
 import torch
@@ -383,6 +384,24 @@ def test_tensorboard_gets_the_numbers_of_metrics_jsonl(finished: tuple[Recipe, P
     for key in ("top1", "lr", "train_loss", "images_per_second"):
         logged = {event.step: event.value for event in events.Scalars(key)}
         assert logged == pytest.approx({line["epoch"]: line[key] for line in lines}), key
+
+
+def test_trackers_get_the_recipe_without_the_place_of_its_data(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[object, ...]] = []
+    monkeypatch.setattr(
+        accelerate.Accelerator, "init_trackers", lambda _, *names, **options: seen.append((names, options))
+    )
+    short = replace(tiny_recipe, schedule=replace(tiny_recipe.schedule, epochs=1))
+    train(replace(short, runtime=replace(short.runtime, trackers=("tensorboard",))), tmp_path / "run")
+    ((names, options),) = seen
+    assert names == ("cutmix_zoo",)
+    for tracker in ("wandb", "trackio"):
+        arguments = options["init_kwargs"][tracker]
+        assert arguments["name"] == "quickstart"
+        assert arguments["config"]["data"]["root"] is None
+        assert arguments["config"]["optimizer"]["lr"] == short.optimizer.lr
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_says_where(

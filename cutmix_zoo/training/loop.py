@@ -126,7 +126,10 @@ def _train_step(job: Job, batch: tuple[Tensor, Tensor], epoch: int, step: int, g
     job.set_update(update)
     images, targets, plan = job.mixed(batch, epoch, step)
     # dropout and drop path draw from the global generators: derive those too, so that nothing need be saved
-    torch.manual_seed(seed_for(job.recipe.seed, Stream.MODEL, update, job.accelerator.process_index))
+    seed = seed_for(job.recipe.seed, Stream.MODEL, update, job.accelerator.process_index)
+    # torch.manual_seed visits every kind of accelerator, which takes a hundredth of a small network's step on the CPU
+    seed_all = torch.default_generator.manual_seed if job.accelerator.device.type == "cpu" else torch.manual_seed
+    seed_all(seed)
     before = [buffer.clone() for buffer in job.network.buffers()] if guard.may_skip_more else []
     # backward too, because gradient checkpointing computes the mixed maps a second time
     with mix_features(job.model, plan):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 
+from cutmix_zoo.errors import UserError, one_line
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -58,19 +60,30 @@ def make_schedule(settings: ScheduleSettings, optimizer: torch.optim.Optimizer, 
 
     Returns:
         A timm scheduler; call ``step_update(update)`` before each update, counted from 0 over the run.
+
+    Raises:
+        UserError: if timm has no such schedule, or it does not take the recipe's arguments.
     """
     warmup = round(settings.warmup_epochs * updates_per_epoch)
-    if settings.name == "cosine":
-        schedule, _ = create_scheduler_v2(
-            optimizer,
-            sched="cosine",
-            num_epochs=settings.epochs,
-            min_lr=settings.min_lr,
-            warmup_lr=settings.warmup_lr,
-            warmup_epochs=settings.warmup_epochs,
-            step_on_epochs=False,
-            updates_per_epoch=updates_per_epoch,
-        )
+    if settings.name not in ("multistep", "constant"):
+        gamma = {"decay_rate": settings.gamma} if settings.name == "step" else {}
+        try:
+            schedule, _ = create_scheduler_v2(
+                optimizer,
+                sched=settings.name,
+                num_epochs=settings.epochs,
+                min_lr=settings.min_lr,
+                warmup_lr=settings.warmup_lr,
+                warmup_epochs=settings.warmup_epochs,
+                step_on_epochs=False,
+                updates_per_epoch=updates_per_epoch,
+                **gamma,
+                **settings.args,
+            )
+        except (AssertionError, TypeError, ValueError) as error:
+            raise UserError(
+                f"cannot make schedule {settings.name!r} with {settings.args or 'no arguments'}: {one_line(error)}"
+            ) from error
         return schedule
     fractions = settings.milestones if settings.name == "multistep" else ()
     # a fraction such as 0.1 of 300 is 30.000000000000004 in floating point, and must still be 30

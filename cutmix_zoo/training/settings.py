@@ -144,28 +144,35 @@ class ScheduleSettings:
 
     Args:
         epochs: length of the run.
-        name: ``multistep`` multiplies by ``gamma`` at each milestone; ``cosine`` falls to ``min_lr``.
+        name: ``multistep`` multiplies by ``gamma`` at each milestone; ``cosine`` falls to ``min_lr``; ``constant``; or
+            another schedule of timm that is a function of the update: ``tanh``, ``poly``, ``wsd``, ``rsqrt``, and
+            ``step``, which multiplies by ``gamma`` every ``decay_epochs``.
         milestones: fractions of the run in (0, 1), rising; 0.5 of 300 epochs is the start of epoch 150, counted from 0.
             What falls within an epoch waits for the next one.
         gamma: factor at each milestone.
         warmup_epochs: length of a linear rise from ``warmup_lr``, counted within ``epochs``.
         warmup_lr: learning rate of the first update where there is a warm-up.
-        min_lr: where the cosine ends.
+        min_lr: where schedules that fall to something end.
+        args: further arguments of ``timm.scheduler.create_scheduler_v2``, such as ``decay_epochs``, for schedules other
+            than ``multistep`` and ``constant``.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range, or there are arguments that the schedule does not take.
     """
 
     epochs: int
-    name: Literal["multistep", "cosine", "constant"] = "multistep"
+    name: Literal["multistep", "constant", "cosine", "tanh", "step", "poly", "wsd", "rsqrt"] = "multistep"
     milestones: tuple[float, ...] = (0.5, 0.75)
     gamma: float = 0.1
     warmup_epochs: float = 0.0
     warmup_lr: float = 1e-5
     min_lr: float = 0.0
+    args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_count("epochs", self.epochs)
+        ours = self.name in ("multistep", "constant")
+        require(not (ours and self.args), f"args must be empty for {self.name}, got {self.args}")
         rising = all(a < b for a, b in zip((0.0, *self.milestones), (*self.milestones, 1.0), strict=True))
         require(rising, f"milestones must rise strictly between 0 and 1 (fractions of the run), got {self.milestones}")
         require(0 < self.gamma <= 1, f"gamma must be above 0 and at most 1, got {self.gamma}")

@@ -1,4 +1,5 @@
 import os
+import sys
 
 import pytest
 
@@ -22,10 +23,20 @@ def test_other_launches_pass(environment: dict[str, str]) -> None:
     check_launch(environment)
 
 
-def test_missing_tensorboard_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=r"pip install 'cutmix_zoo\[tensorboard\]'"):
-        make_accelerator(trackers=("tensorboard",))
+@pytest.mark.parametrize(
+    ("name", "module", "install"),
+    [
+        ("tensorboard", "torch.utils.tensorboard", r"'cutmix_zoo\[tensorboard\]'"),
+        ("wandb", "wandb", "wandb"),
+        ("trackio", "trackio", "trackio"),
+    ],
+)
+def test_a_missing_tracker_says_how_to_get_it(
+    name: str, module: str, install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f"runtime.trackers names {name}, .* pip install {install}"):
+        make_accelerator(trackers=(name,))
 
 
 def test_fp16_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

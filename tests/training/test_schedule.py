@@ -4,6 +4,7 @@ import pytest
 import torch
 from timm.optim import create_optimizer_v2
 
+from cutmix_zoo.errors import UserError
 from cutmix_zoo.training.schedule import make_schedule
 from cutmix_zoo.training.settings import ScheduleSettings
 
@@ -58,3 +59,32 @@ def test_each_group_keeps_its_own_base_rate() -> None:
     schedule = make_schedule(ScheduleSettings(epochs=4, milestones=(0.5,)), optimizer, 1)
     schedule.step_update(2)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.01])
+
+
+def test_schedules_of_timm_are_functions_of_the_update() -> None:
+    step = ScheduleSettings(epochs=6, name="step", gamma=0.5, args={"decay_epochs": 2})
+    assert learning_rates(step, 2) == pytest.approx([0.25] * 4 + [0.125] * 4 + [0.0625] * 4)
+    poly = ScheduleSettings(epochs=4, name="poly", min_lr=0.05, args={"decay_rate": 2.0})
+    assert learning_rates(poly, 2) == pytest.approx([0.05 + 0.2 * (1 - update / 8) ** 2 for update in range(8)])
+    wsd = ScheduleSettings(epochs=10, name="wsd", warmup_epochs=2, warmup_lr=0.05, args={"decay_epochs": 3})
+    rates = learning_rates(wsd, 1)
+    assert rates[:7] == pytest.approx([0.05, 0.15, *[0.25] * 5])
+    assert rates[7:] == pytest.approx([0.25 * (1 - math.sqrt(update / 3)) for update in range(3)])
+    for name in ("tanh", "rsqrt"):
+        rates = learning_rates(ScheduleSettings(epochs=10, name=name, warmup_epochs=2), 3)
+        assert rates[6] > rates[-1] > 0
+        optimizer = create_optimizer_v2([torch.nn.Parameter(torch.zeros(1))], "sgd", lr=0.25)
+        make_schedule(ScheduleSettings(epochs=10, name=name, warmup_epochs=2), optimizer, 3).step_update(17)
+        assert optimizer.param_groups[0]["lr"] == rates[17], "wherever it comes from"
+
+
+@pytest.mark.parametrize(("name", "args"), [("cosine", {"nonsense": 1}), ("wsd", {"decay_epochs": 50})])
+def test_arguments_that_timm_does_not_take(name: str, args: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=f"cannot make schedule '{name}' with "):
+        learning_rates(ScheduleSettings(epochs=10, name=name, args=args), 1)
+
+
+@pytest.mark.parametrize("name", ["multistep", "constant"])
+def test_ours_take_no_arguments(name: str) -> None:
+    with pytest.raises(ValueError, match=f"args must be empty for {name}"):
+        ScheduleSettings(epochs=10, name=name, args={"decay_epochs": 5})
