@@ -99,3 +99,13 @@ def test_numpy_and_torch_do_not_draw_the_same_numbers_inside() -> None:
         with isolated_rng(0, Stream.AUGMENT, 0, index):
             equal += int(np.random.randint(256)) == int(torch.randint(256, ()))
     assert equal < 20  # 3.9 are expected of independent draws
+
+
+def test_without_restoring_the_draws_are_the_same() -> None:
+    def draws(restore: bool) -> tuple[float, float, float]:
+        with isolated_rng(7, Stream.AUGMENT, 0, 3, restore=restore):
+            return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    expected, before = draws(restore=True), torch.get_rng_state()
+    assert draws(restore=False) == expected
+    assert not torch.equal(torch.get_rng_state(), before)

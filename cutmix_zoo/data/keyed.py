@@ -75,7 +75,7 @@ class Keyed(Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        with isolated_rng(self.seed, Stream.AUGMENT, key.epoch, key.index):
+        with isolated_rng(self.seed, Stream.AUGMENT, key.epoch, key.index, restore=get_worker_info() is None):
             return *self.prepare(*_read(self.dataset, key.index % len(self.dataset))), key
 
 

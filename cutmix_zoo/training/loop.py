@@ -69,7 +69,6 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
                     f"The last good checkpoint is {folder.last_checkpoint or 'not written yet'}."
                 ) from error
             _share_statistics(job)
-
             line = {"epoch": progress.epoch + 1, **trained, **_measure(job, progress.epoch, evaluate, stop, reduce)}
             line["images_per_second"] = job.images_per_epoch / progress.epoch_seconds
             progress.end_epoch(line, job.images_per_epoch)
