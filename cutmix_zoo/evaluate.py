@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from cutmix_zoo.errors import UserError, one_line, refuse_existing, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.models.export import DATA_KEYS
 from cutmix_zoo.training.files import write_json
-from cutmix_zoo.training.launch import make_accelerator, sum_over_processes
+from cutmix_zoo.training.launch import is_first_process, make_accelerator, say, sum_over_processes
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.training.settings import EvaluateSettings, RuntimeSettings
@@ -194,15 +193,13 @@ def command(arguments: Sequence[str]) -> None:
         batch_size=options.batch_size,
         workers=options.workers,
     )
-    if os.environ.get("RANK", "0") != "0":
-        return
-    print(  # noqa: T201
+    say(
         f"{numbers['model']} on {numbers['count']:,} images of {numbers['dataset']} ({numbers['split']}): "
         f"top-1 {numbers['top1']:.2f} %, top-5 {numbers['top5']:.2f} %, loss {numbers['loss']:.4f}"
     )
-    if file is not None:
+    if file is not None and is_first_process():
         write_json(file, numbers)
-        print(f"wrote {file}")  # noqa: T201
+        say(f"wrote {file}")
 
 
 def main() -> int:

@@ -109,8 +109,8 @@ def seeds_for(*parts: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
 def first_draws(seeds: NDArray[np.uint64], count: int) -> NDArray[np.uint32]:
     """Draw the first numbers of torch's CPU generator for many seeds at once, as if each had been set in turn.
 
-    What :func:`isolated_rng` and a transform draw for one sample is drawn here for all samples of an epoch in the time
-    that a thousand take there.
+    What :func:`isolated_rng` and a transform draw one sample at a time is drawn here for all samples of an epoch, in
+    less time than a thousand take there.
 
     Args:
         seeds: (N,) of any size; like the generator, this takes 32 bits of them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import statistics
 import sys
@@ -16,7 +15,7 @@ from cutmix_zoo.checks import whole_number
 from cutmix_zoo.errors import UserError, run_command
 from cutmix_zoo.train import train
 from cutmix_zoo.training.files import write_json
-from cutmix_zoo.training.launch import is_launched
+from cutmix_zoo.training.launch import is_first_process, is_launched, say
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_with_launcher
 from cutmix_zoo.training.recipe import load_recipe
@@ -118,16 +117,16 @@ def sweep(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
     """
     done = []
     for number, trial in enumerate(trials, start=1):
-        _say(f"run {number} of {len(trials)}: {trial.name}")
+        say(f"run {number} of {len(trials)}: {trial.name}")
         summary, reason = None, None
         try:
             summary = train(trial.recipe, folder / trial.name, resume="auto")
         except UserError as error:  # such as a learning rate that is too high: the others may still be of use
             reason = str(error)
-            _say(f"{trial.name} failed: {reason}")
+            say(f"{trial.name} failed: {reason}")
         row = {"name": trial.name, "setting": trial.setting, "seed": trial.recipe.seed}
         done.append({**row, "summary": summary, "error": reason})
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / "sweep.json", done)
@@ -164,11 +163,6 @@ def format_table(done: Sequence[dict[str, Any]], metric: str = "top1") -> str:
         numbers = [statistics.mean(good), spread, min(good), max(good)] if good else [None] * 4
         lines.append([*setting, count, *("-" if number is None else f"{number:.2f}" for number in numbers)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _say(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(text, flush=True)  # noqa: T201
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -211,7 +205,7 @@ def command(arguments: Sequence[str]) -> None:
         stop_with_launcher()
     folder: Path = options.output or Path("sweeps", trials[0].recipe.name)
     table = format_table(sweep(trials, folder), options.metric)
-    _say(f"\n{table}\n\nEverything is in {folder}.")
+    say(f"\n{table}\n\nEverything is in {folder}.")
 
 
 def main() -> int:

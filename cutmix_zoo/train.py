@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import sys
 from dataclasses import replace
@@ -25,7 +24,7 @@ from cutmix_zoo.training.checkpoint import Progress, load_checkpoint, read_progr
 from cutmix_zoo.training.dry_run import describe_cost, dry_run
 from cutmix_zoo.training.files import write_json
 from cutmix_zoo.training.job import Job, make_job
-from cutmix_zoo.training.launch import is_launched, make_accelerator, on_main
+from cutmix_zoo.training.launch import is_launched, make_accelerator, on_main, say
 from cutmix_zoo.training.loop import fit
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_requests, stop_with_launcher
@@ -250,13 +249,10 @@ def command(arguments: Sequence[str]) -> None:
     if is_launched():
         stop_with_launcher()
     if options.dry_run:
-        text = rehearse(recipe)
-        if os.environ.get("RANK", "0") == "0":
-            print(text)  # noqa: T201
+        say(rehearse(recipe))
         return
     summary = train(recipe, options.output, options.resume, allow_changes=options.allow_changes)
-    if os.environ.get("RANK", "0") == "0":
-        print(closing(summary, options.output or default_output(recipe, options.resume)))  # noqa: T201
+    say(closing(summary, options.output or default_output(recipe, options.resume)))
 
 
 def rehearse(recipe: Recipe) -> str:

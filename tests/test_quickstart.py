@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Two runs of the quickstart under ``accelerate launch``, with 0 and with 2 loader workers."""
+    """Two runs of the quickstart under ``accelerate launch``: with images on the device, and with 2 loader workers."""
     folder = tmp_path_factory.mktemp("quickstart")
     for workers in (0, 2):
         launcher = (
@@ -21,6 +21,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
             "--num_cpu_threads_per_process 2 -m cutmix_zoo.train --config quickstart"
         )
         options = [*launcher.split(), "--data.workers", str(workers), "--output", str(folder / str(workers))]
+        options += ["--data.resident", "true" if workers == 0 else "false"]
         subprocess.run(
             [sys.executable, "-m", "accelerate.commands.launch", *options],
             check=True,
@@ -30,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return {workers: folder / str(workers) for workers in (0, 2)}
 
 
-def test_the_number_of_workers_does_not_change_a_bit(runs: dict[int, Path]) -> None:
+def test_resident_or_streamed_by_workers_it_is_the_same_to_the_bit(runs: dict[int, Path]) -> None:
     assert len({(folder / "model" / "model.safetensors").read_bytes() for folder in runs.values()}) == 1
 
 

@@ -68,7 +68,10 @@ def make_row(where: str, case: Case, task: Task, timings: dict[str, Timing]) -> 
     }
 
 
-def environment() -> dict[str, str]:
-    """Return what a reader must know to repeat a measurement."""
+def environment(device: torch.device | None = None) -> dict[str, str]:
+    """Return what a reader must know to repeat a measurement, and where it was made if that may differ."""
     versions = {module.__name__: module.__version__ for module in (torch, torchvision, timm)}
-    return {"python": platform.python_version(), **versions, "threads": str(torch.get_num_threads())}
+    found = {"python": platform.python_version(), **versions, "threads": str(torch.get_num_threads())}
+    if device is None:
+        return found
+    return {**found, "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type}

@@ -117,8 +117,7 @@ def bench_models(
     for name, what in (progress := tqdm(list(product(names, PASSES)), disable=None, leave=False)):
         progress.set_description(f"{name}, {what}")
         rows += _time(Task(name, what, batch_size, place), _variants(name, place, compiled), broken, seconds)
-    where = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
-    return {"environment": {**environment(), "device": where}, "rows": rows}
+    return {"environment": environment(place), "rows": rows}
 
 
 def _select(patterns: Sequence[str]) -> list[str]:

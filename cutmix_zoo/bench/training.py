@@ -87,9 +87,8 @@ def bench_training(
         timings = interleave({name: _counted(epoch, rounds) for name, epoch in epochs.items()}, repeats)
     speeds = {name: images_per_second(steps * batch_size, timing) for name, timing in timings.items()}
     mixing = interleave({"mix": _mixing(recipe, device)}, repeats=50)["mix"]
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
-        "environment": {**environment(), "device": where},
+        "environment": environment(device),
         "model": recipe.model.name,
         "batch_size": batch_size,
         "mixing": mixing._asdict(),

@@ -103,12 +103,8 @@ def _open_part(settings: DataSettings, split: Split) -> Part:
     whole = open_split(replace(settings, val_fraction=0.0, fold=None, train_split=_train_split(settings)), "train")
     if split == "val":
         _warn_of_unused(settings)
-    labels = known_labels(whole)
-    if labels is None:
-        raise UserError(
-            f"{settings.name} does not tell its labels without reading its images: nothing can be held out; name the "
-            "split to evaluate on with data.val_split, and leave out val_fraction and fold"
-        )
+    instead = "name the split to evaluate on with data.val_split, and leave out val_fraction and fold"
+    labels = need_labels(whole, settings, "nothing can be held out", instead)
     if settings.fold is None:
         held = held_out(labels, settings.val_fraction)
     else:
@@ -361,6 +357,26 @@ def check_labels(dataset: Any, num_classes: int) -> None:
             f"{len(outside)} of {len(labels)} labels are outside the {num_classes} classes, such as {outside[0]}: "
             f"expected labels from 0 to {num_classes - 1}; set the number of classes to that of the dataset"
         )
+
+
+def need_labels(dataset: Any, settings: DataSettings, consequence: str, instead: str) -> NDArray[Any]:
+    """Return the labels (N,) of a dataset that something cannot do without.
+
+    Args:
+        dataset: what :func:`open_split` returned.
+        settings: the settings it was opened with.
+        consequence: what cannot be done without them, for the error.
+        instead: what to do then.
+
+    Raises:
+        UserError: when the dataset does not tell them without reading the images.
+    """
+    labels = None if is_stream(settings.name) else known_labels(dataset)
+    if labels is None:
+        raise UserError(
+            f"{settings.name} does not tell its labels without reading its images: {consequence}; {instead}"
+        )
+    return labels
 
 
 def known_labels(dataset: Any) -> NDArray[Any] | None:

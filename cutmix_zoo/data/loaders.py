@@ -13,7 +13,7 @@ from timm.data.dataset import IterableImageDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from cutmix_zoo.data.datasets import dataset_size, is_stream, known_labels
+from cutmix_zoo.data.datasets import dataset_size, is_stream, need_labels
 from cutmix_zoo.data.keyed import Keyed, KeyedStream, Plain, PlainStream, Prepare
 from cutmix_zoo.data.resident import Images, ResidentLoader
 from cutmix_zoo.data.sampler import KeyedBatchSampler, eval_indices, local_batch_size
@@ -280,12 +280,8 @@ def _balanced_labels(dataset: Any, settings: DataSettings) -> Tensor | None:
     """Return the labels that the classes are balanced by, if they are."""
     if not settings.balanced:
         return None
-    labels = None if is_stream(settings.name) else known_labels(dataset)
-    if labels is None:
-        raise UserError(
-            f"data.balanced needs labels that are known without reading the images, which {settings.name} does not "
-            "tell; set regularize.class_weights to numbers instead"
-        )
+    instead = "leave out data.balanced, and set regularize.class_weights to numbers"
+    labels = need_labels(dataset, settings, "its classes cannot be balanced", instead)
     return torch.as_tensor(labels, dtype=torch.int64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import tempfile
@@ -42,8 +43,8 @@ class Cost:
         steps: updates of the whole run.
         first_step: seconds of the first update, which compiles and chooses algorithms.
         step: seconds of an update, with its share of loading.
-        validations: of the whole run, averaged weights included.
-        validation: seconds of one, and of measuring the unmixed training images.
+        measuring: seconds of all validations, and of measuring the unmixed training images each epoch.
+        validation: seconds of one validation.
         checkpoint: bytes of a checkpoint.
         memory: bytes of memory at most: of the GPU, or of the process where there is none.
     """
@@ -51,7 +52,7 @@ class Cost:
     steps: int
     first_step: float
     step: float
-    validations: int
+    measuring: float
     validation: float
     checkpoint: int
     memory: int
@@ -59,7 +60,7 @@ class Cost:
     @property
     def seconds(self) -> float:
         """Seconds of the whole run, without what writing takes."""
-        return self.first_step + (self.steps - 1) * self.step + self.validations * self.validation
+        return self.first_step + (self.steps - 1) * self.step + self.measuring
 
 
 def dry_run(job: Job, evaluate: Evaluate) -> Cost:
@@ -72,13 +73,15 @@ def dry_run(job: Job, evaluate: Evaluate) -> Cost:
     Raises:
         UserError: for what would end the run.
     """
-    steps = _time_steps(job)
+    steps, epochs = _time_steps(job), job.recipe.schedule.epochs
+    image = _time_image(job, evaluate) / job.accelerator.num_processes
+    validations = math.ceil(epochs / job.recipe.evaluate.every) * len(job.networks)
     return Cost(
-        steps=job.updates_per_epoch * job.recipe.schedule.epochs,
+        steps=job.updates_per_epoch * epochs,
         first_step=steps[0],
         step=statistics.median(steps[1:] or steps),
-        validations=-(-job.recipe.schedule.epochs // job.recipe.evaluate.every) * len(job.networks),
-        validation=_time_validation(job, evaluate),
+        measuring=image * (validations * job.val_loader.size + epochs * job.clean_loader.size),
+        validation=image * job.val_loader.size,
         checkpoint=_checkpoint_size(job),
         memory=_peak_memory(job.accelerator.device),
     )
@@ -93,20 +96,20 @@ def _time_steps(job: Job) -> list[float]:
         if len(laps) > STEPS:
             raise _EnoughError
 
+    guard = GradientGuard(job.recipe.optimizer.clip_norm, job.recipe.optimizer.skip_nonfinite)
     with suppress(_EnoughError):
-        train_epoch(job, Progress(recipe_dict(job.recipe)), GradientGuard(), tqdm(disable=True), after_step)
+        train_epoch(job, Progress(recipe_dict(job.recipe)), guard, tqdm(disable=True), after_step)
     return [later - earlier for earlier, later in pairwise(laps)]
 
 
-def _time_validation(job: Job, evaluate: Evaluate) -> float:
-    """Measure one batch, and reckon what the whole split and the unmixed training images take."""
+def _time_image(job: Job, evaluate: Evaluate) -> float:
+    """Evaluate one batch, and return the seconds of an image."""
     batch: list[tuple[Tensor, Tensor]] = list(islice(job.val_loader, 1))
     images = sum(len(labels) for _, labels in batch)
     start = time.perf_counter()
     evaluate(job.network, batch, prepare=job.prepare, expected=images, num_classes=len(job.splits.classes))
     _wait(job.accelerator.device)
-    share = (job.val_loader.size + job.clean_loader.size) / job.accelerator.num_processes
-    return (time.perf_counter() - start) / images * share
+    return (time.perf_counter() - start) / images
 
 
 def _checkpoint_size(job: Job) -> int:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PATIENCE = 50
-"""Updates between two looks at a GPU, which would wait for it; and updates that a scaler may leave out in a row."""
+"""Updates between two looks at a GPU, which would wait for it."""
+LEFT_OUT = 50
+"""Updates in a row that a gradient scaler, which halves its scale each time, leaves out before no scale will do."""
 
 
 class NotFiniteError(UserError):
@@ -88,8 +90,8 @@ class GradientGuard:
             NotFiniteError: if it has left out so many in a row that no scale will do.
         """
         self._in_a_row = 0 if applied else self._in_a_row + 1
-        if self._in_a_row >= PATIENCE:
-            raise NotFiniteError(f"the gradient of {place} and of the {PATIENCE - 1} updates before is not finite")
+        if self._in_a_row >= LEFT_OUT:
+            raise NotFiniteError(f"the gradient of {place} and of the {LEFT_OUT - 1} updates before is not finite")
 
     def check(self) -> None:
         """Look at all gradients since the last look.

@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, Subset
 
-from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, known_labels, open_split
+from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, need_labels, open_split
 from cutmix_zoo.data.loaders import (
     EvalLoader,
     TrainLoader,
@@ -445,12 +445,8 @@ def _class_weights(recipe: Recipe, splits: Splits, device: torch.device) -> Tens
     if weights is None:
         return None
     if weights == "balanced":
-        labels = known_labels(splits.train)
-        if labels is None:
-            raise UserError(
-                f"{recipe.data.name} does not tell its labels without reading its images: set "
-                "regularize.class_weights to numbers"
-            )
+        instead = "set regularize.class_weights to numbers"
+        labels = need_labels(splits.train, recipe.data, "its classes cannot be weighted", instead)
         counts = torch.as_tensor(labels, dtype=torch.int64).bincount(minlength=classes)
         # a class without images keeps the weight 1: nothing but smoothing names it
         weights = tuple((len(labels) / (counts.count_nonzero() * counts)).where(counts > 0, torch.tensor(1.0)).tolist())

@@ -74,6 +74,17 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
     return accelerator
 
 
+def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether this is the only process of its launch, or the one of rank 0; before there is an Accelerator too."""
+    return environment.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print something, once a launch."""
+    if is_first_process():
+        print(text, flush=True)  # noqa: T201
+
+
 def sum_over_processes(accelerator: Accelerator, sums: Tensor) -> Tensor:
     """Add a CPU tensor up over the processes of a launch.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from timm.loss import SoftTargetCrossEntropy
 
+from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.training.launch import Consensus
 
@@ -57,12 +58,11 @@ def _try_pass(job: Job, size: int) -> bool:
     # the bare network: one of several processes may fail, and the others would wait for it
     network, device = job.network, job.accelerator.device
     buffers = [buffer.clone() for buffer in network.buffers()]
-    channels, height, width = job.recipe.data.input_size or (0, 0, 0)
     job.train_mode()
     try:
         # room for what comes beside: the optimizer's two moments, and the gradients that processes exchange
         room = [torch.empty_like(parameter) for parameter in network.parameters() for _ in range(3)]
-        images = job.prepare(torch.zeros(size, channels, height, width, dtype=torch.uint8))
+        images = job.prepare(torch.zeros(size, *input_spec(job.recipe.data).input_size, dtype=torch.uint8))
         with job.accelerator.autocast():
             logits = network(images)
         SoftTargetCrossEntropy()(logits.float(), torch.zeros_like(logits, dtype=torch.float32)).backward()

@@ -102,9 +102,8 @@ class OptimizerSettings:
         layer_decay: factor of the learning rate from each layer to the one in front of it, in (0, 1); ``None`` for one
             rate for all.
         clip_norm: scale the gradient of an update down to this norm where it is longer; ``None`` for as it is.
-        skip_nonfinite: how many updates of a run may be left out because their gradient overflows; the next one stops
-            the run. A loss that is not finite stops it at the end of the epoch. In fp16 the gradient scaler
-            leaves out what overflows, as often as it likes.
+        skip_nonfinite: how many updates of a run may be left out because their gradient is not finite; the next one
+            stops the run. In fp16 the gradient scaler leaves out what overflows, and many in a row stop the run.
         args: further arguments of the optimizer, such as ``betas``.
 
     Raises:
@@ -242,8 +241,8 @@ class RuntimeSettings:
         mix_on: mix in the loader's workers (``collate``) or after the transfer (``device``); box methods give the
             same batches bit for bit. Maps inside the network can only be mixed on the ``device``.
         micro_batch: images of a forward pass and process; a batch is done in so many passes, the last of which may be
-            smaller, whose gradients are added up to the batch's. ``None`` for one pass; ``auto`` for the fewest of
-            equal size that fit into the GPU's memory. Batch statistics are those of a pass.
+            smaller, whose gradients are added up to the batch's. ``None`` for one pass; ``auto`` to halve
+            the passes until they fit into the GPU's memory. Batch statistics are those of a pass.
         sync_bn: share batch statistics among the processes, each of which then needs a GPU.
         compile: backend of ``torch.compile``, such as ``inductor``, which compiles the network before it is wrapped for
             several processes; ``None`` for none. Evaluation is not compiled.

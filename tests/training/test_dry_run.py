@@ -18,8 +18,9 @@ def test_the_cost_of_a_run_is_that_of_its_parts(tiny_recipe: Recipe) -> None:
     job = make_job(recipe, make_accelerator())
     cost = dry_run(job, evaluate_accuracy)
     assert cost.steps == 15
-    assert cost.validations == 4, "of two networks, after the second epoch and the last one"
-    assert cost.seconds == pytest.approx(cost.first_step + 14 * cost.step + 4 * cost.validation)
+    # 30 images by two networks, after the second epoch and the last one; all 80 training images after each
+    assert cost.measuring == pytest.approx(cost.validation / 30 * (4 * 30 + 3 * 80))
+    assert cost.seconds == pytest.approx(cost.first_step + 14 * cost.step + cost.measuring)
     assert min(cost.first_step, cost.step, cost.validation) > 0
     weights = sum(value.nbytes for value in job.network.state_dict().values())
     momentum = sum(parameter.nbytes for parameter in job.network.parameters())

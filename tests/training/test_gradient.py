@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.training.gradient import PATIENCE, GradientGuard, NotFiniteError
+from cutmix_zoo.training.gradient import LEFT_OUT, GradientGuard, NotFiniteError
 
 FINE, BAD = torch.tensor(1.0), torch.tensor(float("nan"))
 
@@ -51,9 +51,9 @@ def test_as_many_are_skipped_as_allowed_also_after_a_resume() -> None:
 
 def test_a_scaler_may_leave_out_many_but_not_without_end() -> None:
     guard = GradientGuard()
-    for applied in [False] * (PATIENCE - 1) + [True] + [False] * (PATIENCE - 1):
+    for applied in [False] * (LEFT_OUT - 1) + [True] + [False] * (LEFT_OUT - 1):
         guard.count(applied=applied, place="here")
-    with pytest.raises(NotFiniteError, match=f"the gradient of step 7 and of the {PATIENCE - 1} updates before"):
+    with pytest.raises(NotFiniteError, match=f"the gradient of step 7 and of the {LEFT_OUT - 1} updates before"):
         guard.count(applied=False, place="step 7")
 
 

@@ -245,6 +245,15 @@ def test_balanced_weights_are_those_of_scikit_learn(image_folder: Path, tiny_rec
     assert make_job(replace(tiny_recipe, data=data), make_accelerator()).class_weights is None
 
 
+def test_a_dataset_that_does_not_tell_its_labels_has_no_balanced_weights(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cutmix_zoo.data.datasets.known_labels", lambda _: None)
+    regularize = replace(tiny_recipe.regularize, class_weights="balanced")
+    with pytest.raises(UserError, match=r"its classes cannot be weighted; set regularize.class_weights to numbers"):
+        make_job(replace(tiny_recipe, regularize=regularize), make_accelerator())
+
+
 def test_weights_that_cannot_be(tiny_recipe: Recipe) -> None:
     regularize = replace(tiny_recipe.regularize, class_weights=(1.0, 2.0))
     with pytest.raises(UserError, match=r"regularize.class_weights: expected 10 numbers, .* got 2"):
