@@ -15,10 +15,11 @@ from cutmix_zoo.data.gallery import draw_every_method
 from cutmix_zoo.errors import UserError, refuse_existing, run_command
 from cutmix_zoo.hub.importer import import_checkpoint
 from cutmix_zoo.hub.listing import FORMATS, format_weights, list_weights
-from cutmix_zoo.training.job import complete_input, open_splits, resolve
+from cutmix_zoo.training.network import complete_input
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.recipe import find_shipped, load_recipe, shipped_recipes
+from cutmix_zoo.training.splits import open_splits, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,7 +20,7 @@ from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluate import evaluate
 from cutmix_zoo.mixing import Chain, CutMix, Cutout, FeatureMix, MixMethod, Mixup, OneOf, Scheduled
 from cutmix_zoo.train import train
-from cutmix_zoo.training.job import make_network
+from cutmix_zoo.training.network import make_network
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.training.settings import Recipe, RegularizeSettings

@@ -21,6 +21,7 @@ from cutmix_zoo.bench.timing import format_speed, images_per_second, interleave
 from cutmix_zoo.checks import require_count
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
 from cutmix_zoo.keys import isolated_rng
+from cutmix_zoo.training.launch import synchronize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -199,7 +200,7 @@ def _make_step(task: Task, variant: Variant) -> Callable[[], None]:
     # static shapes, as of a network that is compiled alone: the second layout looks like a shape that changes
     model = torch.compile(network, dynamic=False) if variant.how == "compiled" else network
     autocast = partial(torch.autocast, task.device.type, dtype, enabled=dtype != torch.float32)
-    wait = torch.cuda.synchronize if task.device.type == "cuda" else lambda: None
+    wait = partial(synchronize, task.device)
 
     def forward() -> None:
         with torch.inference_mode(), autocast():

@@ -23,9 +23,11 @@ from cutmix_zoo.data.settings import DataSettings, input_spec
 from cutmix_zoo.mixing import CutMix
 from cutmix_zoo.training.checkpoint import Progress
 from cutmix_zoo.training.gradient import GradientGuard
-from cutmix_zoo.training.job import make_job, make_network, make_optimizer
+from cutmix_zoo.training.job import make_job
+from cutmix_zoo.training.launch import synchronize
 from cutmix_zoo.training.loop import train_epoch
 from cutmix_zoo.training.mix import draw_mix
+from cutmix_zoo.training.network import make_network, make_optimizer
 from cutmix_zoo.training.settings import ModelSettings, Recipe, ScheduleSettings
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def bench_training(
     }
     rounds = tqdm(total=len(epochs) * (repeats + 1), desc="turns", disable=None, leave=False)
     with rounds:
-        timings = interleave({name: _counted(epoch, rounds) for name, epoch in epochs.items()}, repeats)
+        timings = interleave({name: _counted(epoch, device, rounds) for name, epoch in epochs.items()}, repeats)
     speeds = {name: images_per_second(steps * batch_size, timing) for name, timing in timings.items()}
     mixing = interleave({"mix": _mixing(recipe, device)}, repeats=50)["mix"]
     return {
@@ -99,11 +101,10 @@ def bench_training(
     }
 
 
-def _counted(epoch: Callable[[], object], bar: tqdm) -> Callable[[], None]:
+def _counted(epoch: Callable[[], object], device: torch.device, bar: tqdm) -> Callable[[], None]:
     def turn() -> None:
         epoch()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        synchronize(device)
         bar.update()
 
     return turn
@@ -200,8 +201,7 @@ def _mixing(recipe: Recipe, device: torch.device) -> Callable[[], None]:
         plan = draw_mix(recipe, images, 0, 0)
         plan.apply(images)
         plan.mix_targets(labels, 10).to(device)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(device)
 
     return mix
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cutmix_zoo.training.checkpoint import Progress, save_checkpoint
 from cutmix_zoo.training.gradient import GradientGuard
+from cutmix_zoo.training.launch import synchronize
 from cutmix_zoo.training.loop import train_epoch
 from cutmix_zoo.training.recipe import recipe_dict
 
@@ -91,7 +92,7 @@ def _time_steps(job: Job) -> list[float]:
     laps = [time.perf_counter()]
 
     def after_step(*_: object) -> None:
-        _wait(job.accelerator.device)
+        synchronize(job.accelerator.device)
         laps.append(time.perf_counter())
         if len(laps) > STEPS:
             raise _EnoughError
@@ -108,7 +109,7 @@ def _time_image(job: Job, evaluate: Evaluate) -> float:
     images = sum(len(labels) for _, labels in batch)
     start = time.perf_counter()
     evaluate(job.network, batch, prepare=job.prepare, expected=images, num_classes=len(job.splits.classes))
-    _wait(job.accelerator.device)
+    synchronize(job.accelerator.device)
     return (time.perf_counter() - start) / images
 
 
@@ -116,11 +117,6 @@ def _checkpoint_size(job: Job) -> int:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = save_checkpoint(Path(folder), Progress(recipe_dict(job.recipe), step=1), job.state)
         return sum(file.stat().st_size for file in checkpoint.iterdir())
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _peak_memory(device: torch.device) -> int:

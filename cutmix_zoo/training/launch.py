@@ -85,6 +85,12 @@ def say(text: str) -> None:
         print(text, flush=True)  # noqa: T201
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given, which a clock that is read before would miss."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def sum_over_processes(accelerator: Accelerator, sums: Tensor) -> Tensor:
     """Add a CPU tensor up over the processes of a launch.
 

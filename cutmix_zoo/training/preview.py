@@ -17,8 +17,8 @@ from cutmix_zoo.training.mix import draw_mix
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cutmix_zoo.training.job import Splits
     from cutmix_zoo.training.settings import Recipe
+    from cutmix_zoo.training.splits import Splits
 
 _STEPS = 50
 """How many batches of the first epoch are looked at for one that is mixed."""

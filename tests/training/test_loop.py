@@ -6,12 +6,10 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file, save_file
-from sklearn.utils.class_weight import compute_class_weight
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
@@ -19,10 +17,11 @@ from cutmix_zoo.errors import UserError
 from cutmix_zoo.mixing.joined_plans import concatenate
 from cutmix_zoo.train import train
 from cutmix_zoo.training.gradient import GradientGuard
-from cutmix_zoo.training.job import Job, make_job, make_network
+from cutmix_zoo.training.job import Job, make_job
 from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.loop import _backward, _train_step
 from cutmix_zoo.training.mix import draw_mix
+from cutmix_zoo.training.network import make_network
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.settings import EmaSettings, Recipe
 from tests.processes import start_ranks, wait
@@ -225,42 +224,6 @@ def test_class_weights_are_those_of_torchs_loss(micro_batch: int | None, tiny_re
     loss, logits, targets = loss_of_first_batch(replace(tiny_recipe, regularize=regularize, runtime=runtime))
     expected = nn.functional.cross_entropy(logits, targets, weight=torch.tensor(weights))
     torch.testing.assert_close(loss, expected)
-
-
-def test_balanced_weights_are_those_of_scikit_learn(image_folder: Path, tiny_recipe: Recipe) -> None:
-    (image_folder / "train" / "bee" / "0.png").unlink()
-    data = replace(
-        tiny_recipe.data,
-        name="folder",
-        root=str(image_folder),
-        input_size=(3, 8, 8),
-        mean=(0.5,),
-        std=(0.2,),
-        batch_size=4,
-    )
-    regularize = replace(tiny_recipe.regularize, class_weights="balanced")
-    job = make_job(replace(tiny_recipe, data=data, regularize=regularize), make_accelerator())
-    labels = [0] * 4 + [1] * 3 + [2] * 4
-    assert job.class_weights.tolist() == pytest.approx(compute_class_weight("balanced", classes=np.arange(3), y=labels))
-    assert make_job(replace(tiny_recipe, data=data), make_accelerator()).class_weights is None
-
-
-def test_a_dataset_that_does_not_tell_its_labels_has_no_balanced_weights(
-    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cutmix_zoo.data.datasets.known_labels", lambda _: None)
-    regularize = replace(tiny_recipe.regularize, class_weights="balanced")
-    with pytest.raises(UserError, match=r"its classes cannot be weighted; set regularize.class_weights to numbers"):
-        make_job(replace(tiny_recipe, regularize=regularize), make_accelerator())
-
-
-def test_weights_that_cannot_be(tiny_recipe: Recipe) -> None:
-    regularize = replace(tiny_recipe.regularize, class_weights=(1.0, 2.0))
-    with pytest.raises(UserError, match=r"regularize.class_weights: expected 10 numbers, .* got 2"):
-        make_job(replace(tiny_recipe, regularize=regularize), make_accelerator())
-    for wrong in ((), (-1.0, 2.0)):
-        with pytest.raises(ValueError, match="class_weights must be balanced, null or numbers of at least 0"):
-            replace(regularize, class_weights=wrong)
 
 
 def test_a_balanced_run_is_the_same_resident_and_streamed(tiny_recipe: Recipe, tmp_path: Path) -> None:

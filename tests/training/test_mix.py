@@ -25,11 +25,12 @@ from cutmix_zoo.mixing import (
     Scheduled,
     collate_samples,
 )
-from cutmix_zoo.training.job import make_job, open_splits, resolve
+from cutmix_zoo.training.job import make_job
 from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.mix import check_fills, draw_mix, make_collate, measure_maps
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.settings import Recipe
+from cutmix_zoo.training.splits import open_splits, resolve
 
 GREY = (73.0,)
 

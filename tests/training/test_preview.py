@@ -18,9 +18,9 @@ from cutmix_zoo.mixing import (
     Scheduled,
     collate_samples,
 )
-from cutmix_zoo.training.job import open_splits
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.settings import Recipe
+from cutmix_zoo.training.splits import open_splits
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from cutmix_zoo.mixing import (
     map_sizes,
 )
 from cutmix_zoo.mixing.feature import deepest
-from cutmix_zoo.training.job import complete_input, make_network, resolve
 from cutmix_zoo.training.mix import draw_mix
+from cutmix_zoo.training.network import complete_input, make_network
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.recipe import (
     dump_recipe,
@@ -36,6 +36,7 @@ from cutmix_zoo.training.recipe import (
     shipped_recipes,
 )
 from cutmix_zoo.training.settings import Recipe, RegularizeSettings
+from cutmix_zoo.training.splits import resolve
 
 MINIMAL = """\
 version: 1
