@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import statistics
 import sys
@@ -11,21 +12,24 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from cutmix_zoo.checks import whole_number
 from cutmix_zoo.errors import UserError, run_command
 from cutmix_zoo.train import train
 from cutmix_zoo.training.files import write_json
-from cutmix_zoo.training.launch import is_first_process, is_launched, say
+from cutmix_zoo.training.launch import is_first_process, is_launched, leave, process_count, say
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_with_launcher
 from cutmix_zoo.training.recipe import load_recipe
+from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cutmix_zoo.training.settings import Recipe
 
-METRICS = ("top1", "top5", "val_loss", "best_top1")
+METRICS = (*VALIDATED, "best_top1")
 """Numbers of a summary that a table may be of."""
 
 
@@ -64,12 +68,24 @@ def parse_axis(text: str) -> tuple[str, list[str]]:
         ('schedule.milestones', ['[0.5,0.75]', '[0.3]'])
     """
     key, separator, rest = text.partition("=")
-    values = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", rest)]
-    if not key or not separator or not all(values):
+    values = _split(rest)
+    if not key or not separator or not values:
         raise UserError(f"--set takes KEY=VALUE,VALUE, such as optimizer.lr=0.1,0.25, got {text!r}")
     if len(set(values)) < len(values):
         raise UserError(f"--set {text} names a value twice")
     return key, values
+
+
+def _split(text: str) -> list[str]:
+    """Part the items of a list as YAML does; no items if it is none."""
+    listed = f"[{text}]"
+    try:
+        node = yaml.compose(listed, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return []
+    assert node is not None
+    values = [listed[item.start_mark.index : item.end_mark.index].strip() for item in node.value]
+    return values if ",".join(values).replace(" ", "") == text.replace(" ", "") else []
 
 
 def make_trials(
@@ -96,8 +112,14 @@ def make_trials(
         for seed in range(first, first + seeds):
             recipe = load_recipe(config, {**overrides, **setting, "seed": str(seed)})
             name = ",".join(f"{key}={value}" for key, value in {**setting, "seed": seed}.items())
-            trials.append(Trial(setting, recipe, re.sub(r"[^\w.,=+-]", "_", name)))
+            trials.append(Trial(setting, recipe, _folder_name(name)))
     return trials
+
+
+def _folder_name(name: str) -> str:
+    """Make a name that a folder can have; where something of the name is lost, a hash keeps it apart from others."""
+    plain = re.sub(r"[^\w.,=+-]", "_", name)[:150]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def sweep(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
@@ -113,7 +135,7 @@ def sweep(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
 
     Raises:
         Preempted: if a signal has stopped a run; the same sweep goes on from there.
-        UserError: if ``sweep.json`` cannot be written.
+        UserError: if ``sweep.json`` cannot be written; of several processes, also if a run fails.
     """
     done = []
     for number, trial in enumerate(trials, start=1):
@@ -122,6 +144,8 @@ def sweep(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
         try:
             summary = train(trial.recipe, folder / trial.name, resume="auto")
         except UserError as error:  # such as a learning rate that is too high: the others may still be of use
+            if process_count() > 1:  # one process may have met it alone, and would begin the next run alone
+                raise
             reason = str(error)
             say(f"{trial.name} failed: {reason}")
         row = {"name": trial.name, "setting": trial.setting, "seed": trial.recipe.seed}
@@ -204,8 +228,11 @@ def command(arguments: Sequence[str]) -> None:
     if is_launched():
         stop_with_launcher()
     folder: Path = options.output or Path("sweeps", trials[0].recipe.name)
-    table = format_table(sweep(trials, folder), options.metric)
-    say(f"\n{table}\n\nEverything is in {folder}.")
+    done = sweep(trials, folder)
+    leave()
+    say(f"\n{format_table(done, options.metric)}\n\nEverything is in {folder}.")
+    if not any(run["summary"] for run in done):
+        raise UserError(f"every run failed; the last one: {done[-1]['error']}")
 
 
 def main() -> int:

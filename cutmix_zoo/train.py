@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shlex
 import sys
 from dataclasses import replace
 from functools import partial
@@ -24,13 +25,14 @@ from cutmix_zoo.training.checkpoint import Progress, load_checkpoint, read_progr
 from cutmix_zoo.training.dry_run import describe_cost, dry_run
 from cutmix_zoo.training.files import write_json
 from cutmix_zoo.training.job import Job, make_job
-from cutmix_zoo.training.launch import is_launched, make_accelerator, on_main, say
+from cutmix_zoo.training.launch import is_launched, leave, make_accelerator, on_main, say
 from cutmix_zoo.training.loop import fit
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_requests, stop_with_launcher
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_keys
 from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find_start, writing
+from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -135,7 +137,8 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
         raise
     finally:
         job.train_loader.close()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()  # not end_training: a later run in these processes could not start
     return summary
 
 
@@ -179,24 +182,22 @@ def _public_recipe(recipe: Recipe) -> dict[str, Any]:
 
 def _summarize(job: Job, progress: Progress, prefix: str) -> dict[str, Any]:
     recipe, last = job.recipe, progress.metrics[-1]
-    top1, top5, val_loss = (prefix + name for name in ("top1", "top5", "val_loss"))
-    best = progress.metrics[progress.best_epochs(top1)[0] - 1]
+    best = progress.metrics[progress.best_epochs(recipe.evaluate.best_by)[0] - 1]
     return {
         "name": recipe.name,
         "model": recipe.model.name,
         "dataset": recipe.data.name,
-        "top1": last[top1],
-        "top5": last[top5],
-        "val_loss": last[val_loss],
+        **{name: last[prefix + name] for name in VALIDATED},
         "val_images": job.val_loader.size,
         "epochs": progress.epoch,
-        "best_top1": best[top1],
+        "best_top1": best[prefix + "top1"],
         "best_epoch": best["epoch"],
         "images_per_second": progress.images / progress.seconds,
         "train_seconds": progress.seconds,
         "parameters": sum(parameter.numel() for parameter in job.network.parameters()),
         "seed": recipe.seed,
         "processes": progress.world_size,
+        "micro_batch": job.micro_batch,
         "device": _device_name(job),
         "mixed_precision": job.accelerator.mixed_precision,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
@@ -237,7 +238,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--allow-changes", action="store_true", help="resume although recipe, processes, precision or data have changed"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="try one batch of everything, say what the run would cost, write nothing"
+        "--dry-run", action="store_true", help="train a few steps, evaluate, say what the run would cost, write nothing"
     )
     return parser
 
@@ -252,11 +253,12 @@ def command(arguments: Sequence[str]) -> None:
         say(rehearse(recipe))
         return
     summary = train(recipe, options.output, options.resume, allow_changes=options.allow_changes)
+    leave()
     say(closing(summary, options.output or default_output(recipe, options.resume)))
 
 
 def rehearse(recipe: Recipe) -> str:
-    """Do one batch of everything that training a recipe does, and say what the whole run would cost.
+    """Train a few steps and evaluate, and say what the whole run would cost.
 
     Raises:
         UserError: for whatever would end the run before it has begun.
@@ -269,7 +271,7 @@ def rehearse(recipe: Recipe) -> str:
 
 
 def closing(summary: dict[str, Any], folder: Path) -> str:
-    """Say what came of a run, and the three lines that load it."""
+    """Say what came of a run, the three lines that load it, and the command that tries it."""
     return f"""
 {summary["model"]} after epoch {summary["epochs"]}: top-1 {summary["top1"]:.2f} %, top-5 {summary["top5"]:.2f} % \
 on {summary["val_images"]:,} validation images; {summary["images_per_second"]:.0f} training images a second.
@@ -278,6 +280,8 @@ Everything is in {folder}. To load the model:
     import timm
     import cutmix_zoo
     model = timm.create_model("local-dir:{folder}/model", pretrained=True).eval()
+
+To try it: cutmix-zoo predict {shlex.quote(str(folder))} IMAGE_OR_FOLDER
 """
 
 

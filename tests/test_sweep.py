@@ -1,5 +1,7 @@
 import json
+import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import cutmix_zoo.sweep
 from cutmix_zoo.errors import Preempted, UserError
 from cutmix_zoo.sweep import METRICS, command, format_table, make_trials, parse_axis, sweep
+from tests.processes import start_ranks, wait
 
 
 @pytest.mark.parametrize(
@@ -17,13 +20,21 @@ from cutmix_zoo.sweep import METRICS, command, format_table, make_trials, parse_
         ("model.name=hf-hub:a/b,resnet18", ("model.name", ["hf-hub:a/b", "resnet18"])),
         ("data.mean=[0.1, 0.2],[0.3]", ("data.mean", ["[0.1, 0.2]", "[0.3]"])),
         ("name=a=b,c", ("name", ["a=b", "c"])),
+        (
+            "mix={name: one_of, methods: [{name: a}, {name: b}]}, null",
+            ("mix", ["{name: one_of, methods: [{name: a}, {name: b}]}", "null"]),
+        ),
+        ("name='a, b',c", ("name", ["'a, b'", "c"])),
     ],
 )
 def test_axes_are_read(text: str, expected: tuple[str, list[str]]) -> None:
     assert parse_axis(text) == expected
 
 
-@pytest.mark.parametrize("text", ["optimizer.lr", "=1", "optimizer.lr=", "optimizer.lr=1,,2", ""])
+@pytest.mark.parametrize(
+    "text",
+    ["optimizer.lr", "=1", "optimizer.lr=", "optimizer.lr=1,,2", "optimizer.lr=[1", "optimizer.lr=1]", "name=a #b", ""],
+)
 def test_what_is_no_axis_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"--set takes KEY=VALUE,VALUE, such as optimizer.lr=0.1,0.25, got"):
         parse_axis(text)
@@ -40,7 +51,7 @@ def test_every_point_of_the_grid_gets_every_seed() -> None:
     found = [(trial.recipe.optimizer.lr, type(trial.recipe.mix).__name__, trial.recipe.seed) for trial in trials]
     assert found == [(lr, mix, seed) for lr in (0.1, 0.2) for mix in ("NoneType", "Mixup") for seed in (5, 6)]
     assert {trial.recipe.schedule.epochs for trial in trials} == {2}
-    assert trials[2].name == "optimizer.lr=0.1,mix=_name__mixup_,seed=5"
+    assert trials[2].name.startswith("optimizer.lr=0.1,mix=_name__mixup_,seed=5-")
     assert len({trial.name for trial in trials}) == 8
     assert [trial.recipe.seed for trial in make_trials("quickstart", {}, 3, {})] == [0, 1, 2]
 
@@ -114,3 +125,37 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(cutmix_zoo.sweep, "train", lambda *_, **__: {"top1": 1.0})
     with pytest.raises(UserError, match="cannot write"):
         sweep(make_trials("quickstart", {}, 1, {}), tmp_path / "file" / "sweep")
+
+
+def test_runs_whose_names_a_folder_cannot_have_have_folders_of_their_own() -> None:
+    names = ["hf-hub:a/b", "hf-hub:a_b", f"local-dir:{'x' * 300}1", f"local-dir:{'x' * 300}2"]
+    trials = make_trials("quickstart", {"model.name": names}, 1, {})
+    assert len({trial.name for trial in trials}) == 4
+    assert all(len(trial.name) < 200 and "/" not in trial.name for trial in trials)
+
+
+def test_a_sweep_of_which_every_run_fails_fails(tiny_options: dict[str, str], tmp_path: Path) -> None:
+    options = {**tiny_options, "data.root": str(tmp_path / "nowhere")}
+    with pytest.raises(UserError, match=r"every run failed; the last one: .*nowhere"):
+        run(["--seeds", "2", "--output", str(tmp_path / "sweep")], options)
+    assert len(json.loads((tmp_path / "sweep" / "sweep.json").read_text())) == 2
+
+
+def sweep_of_two_processes(folder: Path, options: dict[str, str]) -> None:
+    done = sweep(make_trials("quickstart", {"optimizer.lr": ["0.1", "0.2"]}, 1, options), folder / "good")
+    assert all(each["summary"]["processes"] == 2 for each in done)
+    missing = {**options, "data.root": str(folder / "nowhere")}
+    if int(os.environ["RANK"]) == 0:
+        with pytest.raises(UserError, match="nowhere"):
+            sweep(make_trials("quickstart", {}, 2, missing), folder / "bad")
+
+
+def test_processes_sweep_together_and_stop_together(tiny_options: dict[str, str], tmp_path: Path) -> None:
+    work = partial(sweep_of_two_processes, tmp_path, {**tiny_options, "schedule.epochs": "1"})
+    assert wait(start_ranks(work)) == [0, 0]
+    assert {path.name for path in (tmp_path / "good").iterdir()} == {
+        "optimizer.lr=0.1,seed=0",
+        "optimizer.lr=0.2,seed=0",
+        "sweep.json",
+    }
+    assert not (tmp_path / "bad").exists()

@@ -23,7 +23,7 @@ from cutmix_zoo.train import train
 from cutmix_zoo.training.network import make_network
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
-from cutmix_zoo.training.settings import Recipe, RegularizeSettings
+from cutmix_zoo.training.settings import VALIDATED, Recipe, RegularizeSettings
 
 
 def weights(folder: Path) -> bytes:
@@ -164,11 +164,15 @@ def test_the_best_epochs_stay_beside_the_newest(
     # so fast a rise of the learning rate that the last epoch is not the best
     schedule = replace(recipe.schedule, epochs=6, name="constant", warmup_epochs=6)
     wild = replace(recipe.optimizer, lr=20.0)
-    train(replace(recipe, runtime=runtime, evaluate=evaluate, schedule=schedule, optimizer=wild), tmp_path / "run")
+    again = replace(recipe, runtime=runtime, evaluate=evaluate, schedule=schedule, optimizer=wild)
+    summary = train(again, tmp_path / "run")
     best = choose(metrics(tmp_path / "run"), key=lambda line: line[key])["epoch"]
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert best != 6
     assert kept == [f"epoch-{best:04d}", "epoch-0006"]
+    line = metrics(tmp_path / "run")[best - 1]
+    assert (summary["best_epoch"], summary["best_top1"]) == (best, line["top1"])
+    assert {key: summary[key] for key in VALIDATED} == {key: metrics(tmp_path / "run")[-1][key] for key in VALIDATED}
 
 
 def test_a_run_without_patience_left_ends_and_says_so(finished: tuple[Recipe, Path], tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_two_machines_train_as_two_processes_of_one(
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
 
-    # the second epoch once more, on two machines
+    # the epoch after the second once more, on two machines
     checkpoint = ["--resume", "two/checkpoints/epoch-0002", "--output", "again"]
     ends(launch(machines, [*arguments, *checkpoint], tmp_path))
     assert (tmp_path / "again" / "model" / "model.safetensors").read_bytes() == weights[0]

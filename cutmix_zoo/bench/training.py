@@ -6,6 +6,7 @@ import textwrap
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import timm
 import torch
 from accelerate import Accelerator
 from timm.data import FastCollateMixup, create_loader
@@ -18,8 +19,9 @@ from tqdm import tqdm
 
 from cutmix_zoo.bench.cases import environment
 from cutmix_zoo.bench.timing import format_speed, images_per_second, interleave
-from cutmix_zoo.data.datasets import open_split
+from cutmix_zoo.data.datasets import dataset_size, open_split
 from cutmix_zoo.data.settings import DataSettings, input_spec
+from cutmix_zoo.errors import UserError, did_you_mean
 from cutmix_zoo.mixing import CutMix
 from cutmix_zoo.training.checkpoint import Progress
 from cutmix_zoo.training.gradient import GradientGuard
@@ -58,7 +60,7 @@ def bench_training(
     Args:
         model: a classifier of images 1x28x28; None takes ``cifar_resnet20`` on a GPU and ``cifar_resnet8`` else.
         batch_size: images of a batch.
-        steps: length of a turn.
+        steps: length of a turn, cut to what the 10,000 images make of such batches.
         repeats: turns of each candidate that count, at least 2.
 
     Returns:
@@ -66,11 +68,21 @@ def bench_training(
         (``median``, ``low``, ``high``) that drawing and applying the plan of one batch and its targets take. A row
         gives ``name``, ``images_per_second`` (``median``, ``low``, ``high``: the quartiles) and ``ratio`` to the bare
         step.
+
+    Raises:
+        UserError: if there is no such model, or the batch is larger than the dataset.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     device = accelerator.device
+    name = model or ("cifar_resnet20" if device.type == "cuda" else "cifar_resnet8")
+    if not timm.is_model(name):
+        raise UserError(f"no model is called {name!r}; {did_you_mean(name, timm.list_models())}")
+    images = dataset_size(open_split(DataSettings("fashion_mnist_mini"), "train"))
+    steps = min(steps, images // batch_size)
+    if not steps:
+        raise UserError(f"a batch of {batch_size} is more than the {images:,} training images; take a smaller one")
     recipe = Recipe(
-        ModelSettings(model or ("cifar_resnet20" if device.type == "cuda" else "cifar_resnet8")),
+        ModelSettings(name),
         DataSettings("fashion_mnist_mini", batch_size=batch_size, workers=WORKERS, pad=2, subset=steps * batch_size),
         ScheduleSettings(epochs=1, name="constant"),
         mix=CutMix(per="sample"),

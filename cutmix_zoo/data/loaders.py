@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Callable
 from itertools import islice
@@ -228,16 +227,15 @@ def resident_train_loader(
     Raises:
         UserError: when they have to be, and ``settings.resident`` is True; else as for :func:`train_loader`.
     """
-    noise = settings.crop == "random_resized" or settings.color_jitter or settings.lighting
-    prepare = None if noise else Prepare(resident_transform(settings), num_classes)
-    images = _load_images(dataset, prepare, settings, device)
-    if images is None:
+    if not _may_stay(dataset, settings, padded=True):
         return None
     labels = _balanced_labels(dataset, settings)
+    # before anything is decoded, as it checks the batch size
     sampler = KeyedBatchSampler(
         len(dataset), settings.batch_size, seed=seed, rank=rank, world_size=world_size, labels=labels
     )
-    return ResidentLoader(images, settings, sampler)
+    images = _load_images(dataset, Prepare(resident_transform(settings), num_classes), settings, device)
+    return None if images is None else ResidentLoader(images, settings, sampler)
 
 
 def resident_eval_loader(
@@ -269,6 +267,8 @@ def resident_eval_loader(
     """
     size = dataset_size(dataset)
     share = dataset if is_stream(settings.name) else Subset(dataset, eval_indices(size, rank, world_size))
+    if not _may_stay(share, settings):
+        return None
     images = _load_images(share, Prepare(eval_transform(settings), num_classes), settings, device)
     if images is None:
         return None
@@ -285,26 +285,32 @@ def _balanced_labels(dataset: Any, settings: DataSettings) -> Tensor | None:
     return torch.as_tensor(labels, dtype=torch.int64)
 
 
-def _load_images(dataset: Any, prepare: Prepare | None, settings: DataSettings, device: torch.device) -> Images | None:
-    """Decode a dataset and keep it on a device; return None if it has to be streamed, or may be and is large.
-
-    What is done to each sample is None where that cannot be done once and for all.
-    """
+def _may_stay(dataset: Any, settings: DataSettings, *, padded: bool = False) -> bool:
+    """Say whether a dataset may stay on a device: its setting, its augmentation and its size allow it."""
     if settings.resident is False:
-        return None
-    images, obstacle = None, "it is augmented by more than crop: pad or none and flips"
+        return False
     if is_stream(settings.name):
-        obstacle = "it is a stream"
-    elif prepare is not None:
-        pixels = math.prod(input_spec(settings).input_size)
-        if settings.resident == "auto" and len(dataset) * pixels > RESIDENT_BYTES:
-            return None
-        images, obstacle = _decode(dataset, prepare, settings.workers), "its images are not of one size"
+        return _streamed(settings, "it is a stream")
+    if settings.crop == "random_resized" or settings.color_jitter or settings.lighting:
+        return _streamed(settings, "it is augmented by more than crop: pad or none and flips")
+    channels, height, width = input_spec(settings).input_size
+    pad = 2 * settings.pad if padded and settings.crop == "pad" else 0
+    size = len(dataset) * channels * (height + pad) * (width + pad)
+    return settings.resident is True or size <= RESIDENT_BYTES
+
+
+def _streamed(settings: DataSettings, why: str) -> bool:
+    """Say that a dataset has to be streamed; that is an error if it was to stay."""
+    if settings.resident is True:
+        raise UserError(f"data.resident is true, but {settings.name} has to be streamed: {why}; set it to auto")
+    return False
+
+
+def _load_images(dataset: Any, prepare: Prepare, settings: DataSettings, device: torch.device) -> Images | None:
+    """Decode a dataset and keep it on a device; return None if it has to be streamed after all."""
+    images = _decode(dataset, prepare, settings.workers)
     if images is None:
-        if settings.resident is True:
-            raise UserError(
-                f"data.resident is true, but {settings.name} has to be streamed: {obstacle}; set it to auto"
-            )
+        _streamed(settings, "its images are not of one size")
         return None
     return Images(images.pixels.to(device), images.labels)
 

@@ -23,7 +23,8 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
     ``[s * batch_size, (s + 1) * batch_size)`` of it, and each rank its contiguous part of those; what
     does not fill a last batch is left out of that epoch.
 
-    With labels, each class comes as often as any other. Where a sample comes several times in an epoch, its index goes
+    With labels, each class comes in an epoch as often as any other, or once more where their number does not divide the
+    epoch. Where a sample comes several times in an epoch, its index goes
     up by ``size`` each time, so that each copy has a key of its own.
 
     Args:
@@ -92,10 +93,14 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
         generator = generator_for(self.seed, Stream.SHUFFLE, epoch)
         if not self._members:
             return torch.randperm(self.size, generator=generator)
-        each = math.ceil(self.size / len(self._members))
-        chosen = [_rounds(members, each, self.size, generator) for members in self._members]
-        order = torch.cat(chosen)
-        return order[torch.randperm(len(order), generator=generator)]
+        each, rest = divmod(self.size, len(self._members))
+        # which classes come once more is drawn for each epoch
+        once_more = (torch.randperm(len(self._members), generator=generator) < rest).tolist()
+        chosen = [
+            _rounds(members, each + more, self.size, generator)
+            for members, more in zip(self._members, once_more, strict=True)
+        ]
+        return torch.cat(chosen)[torch.randperm(self.size, generator=generator)]
 
 
 def _rounds(members: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:

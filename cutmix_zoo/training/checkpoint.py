@@ -140,8 +140,18 @@ def save_checkpoint(folder: Path, progress: Progress, state: TrainState) -> Path
         _write(part / _STATE, _json(rest))
         _write(part / _SUMS, _json({file.name: _sha256(file) for file in sorted(part.iterdir())}))
         _sync(part)
-        shutil.rmtree(final, ignore_errors=True)
-        part.replace(final)
+        # one of the same name, as after a resume from it, stays until the new one is in its place
+        old = final.with_name(f"{final.name}.old")
+        if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            final.replace(old)
+        try:
+            part.replace(final)
+        except OSError:
+            if old.exists():
+                old.replace(final)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
         _sync(folder)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)

@@ -1,35 +1,37 @@
-"""One batch of everything that a run does, and what the whole run would cost."""
+"""A few steps and an evaluation, and what the whole run would cost."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from cutmix_zoo.training.checkpoint import Progress, save_checkpoint
+from cutmix_zoo.data.resident import ResidentLoader
+from cutmix_zoo.data.sampler import eval_indices
+from cutmix_zoo.training.checkpoint import Progress, check_optimizer
 from cutmix_zoo.training.gradient import GradientGuard
 from cutmix_zoo.training.launch import synchronize
 from cutmix_zoo.training.loop import train_epoch
 from cutmix_zoo.training.recipe import recipe_dict
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Iterator
 
+    from cutmix_zoo.training.checkpoint import TrainState
     from cutmix_zoo.training.job import Job
     from cutmix_zoo.training.loop import Evaluate
 
-STEPS = 5
-"""Steps that are taken, if an epoch has as many; the first one, which sets things up, is told apart."""
+STEPS = 4
+"""Steps that are timed after the first one, which sets things up, if an epoch has as many; with workers, more."""
 
 
 class _EnoughError(Exception):
@@ -45,8 +47,8 @@ class Cost:
         first_step: seconds of the first update, which compiles and chooses algorithms.
         step: seconds of an update, with its share of loading.
         measuring: seconds of all validations, and of measuring the unmixed training images each epoch.
-        validation: seconds of one validation.
-        checkpoint: bytes of a checkpoint.
+        validation: seconds of one validation, with its share of loading.
+        checkpoint: bytes of the tensors of a checkpoint.
         memory: bytes of memory at most: of the GPU, or of the process where there is none.
     """
 
@@ -65,7 +67,7 @@ class Cost:
 
 
 def dry_run(job: Job, evaluate: Evaluate) -> Cost:
-    """Train on a few batches, evaluate one, and write a checkpoint that is thrown away.
+    """Train on a few batches, evaluate a few, and see whether a checkpoint can be made.
 
     Args:
         job: what would be trained; afterwards its weights are others.
@@ -74,27 +76,30 @@ def dry_run(job: Job, evaluate: Evaluate) -> Cost:
     Raises:
         UserError: for what would end the run.
     """
-    steps, epochs = _time_steps(job), job.recipe.schedule.epochs
-    image = _time_image(job, evaluate) / job.accelerator.num_processes
+    # the first batches wait in the workers' queues already: they say nothing of how fast loading is
+    ahead = 0 if isinstance(job.train_loader, ResidentLoader) else 2 * job.recipe.data.workers
+    first, *steps = _time_steps(job, 1 + ahead + max(STEPS, ahead))
+    image = _time_image(job, evaluate, max(STEPS, ahead)) / job.accelerator.num_processes
+    epochs = job.recipe.schedule.epochs
     validations = math.ceil(epochs / job.recipe.evaluate.every) * len(job.networks)
     return Cost(
         steps=job.updates_per_epoch * epochs,
-        first_step=steps[0],
-        step=statistics.median(steps[1:] or steps),
+        first_step=first,
+        step=statistics.mean(steps[ahead:] or steps[-1:] or [first]),
         measuring=image * (validations * job.val_loader.size + epochs * job.clean_loader.size),
         validation=image * job.val_loader.size,
-        checkpoint=_checkpoint_size(job),
+        checkpoint=_checkpoint_size(job.state),
         memory=_peak_memory(job.accelerator.device),
     )
 
 
-def _time_steps(job: Job) -> list[float]:
+def _time_steps(job: Job, count: int) -> list[float]:
     laps = [time.perf_counter()]
 
     def after_step(*_: object) -> None:
         synchronize(job.accelerator.device)
         laps.append(time.perf_counter())
-        if len(laps) > STEPS:
+        if len(laps) > count:
             raise _EnoughError
 
     guard = GradientGuard(job.recipe.optimizer.clip_norm, job.recipe.optimizer.skip_nonfinite)
@@ -103,20 +108,30 @@ def _time_steps(job: Job) -> list[float]:
     return [later - earlier for earlier, later in pairwise(laps)]
 
 
-def _time_image(job: Job, evaluate: Evaluate) -> float:
-    """Evaluate one batch, and return the seconds of an image."""
-    batch: list[tuple[Tensor, Tensor]] = list(islice(job.val_loader, 1))
-    images = sum(len(labels) for _, labels in batch)
-    start = time.perf_counter()
-    evaluate(job.network, batch, prepare=job.prepare, expected=images, num_classes=len(job.splits.classes))
-    synchronize(job.accelerator.device)
-    return (time.perf_counter() - start) / images
+def _time_image(job: Job, evaluate: Evaluate, count: int) -> float:
+    """Evaluate some batches, and return the seconds of an image: of the last ones, which had to be loaded meanwhile."""
+    times, sizes = [], []
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in islice(job.val_loader, count):
+            times.append(time.perf_counter())
+            sizes.append(len(labels))
+            yield images, labels
+
+    share = len(eval_indices(job.val_loader.size, job.accelerator.process_index, job.accelerator.num_processes))
+    expected = min(share, count * job.recipe.evaluate.batch_size)
+    evaluate(job.network, batches(), prepare=job.prepare, expected=expected, num_classes=len(job.splits.classes))
+    times.append(time.perf_counter())
+    half = len(sizes) // 2
+    return (times[-1] - times[half]) / sum(sizes[half:])
 
 
-def _checkpoint_size(job: Job) -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = save_checkpoint(Path(folder), Progress(recipe_dict(job.recipe), step=1), job.state)
-        return sum(file.stat().st_size for file in checkpoint.iterdir())
+def _checkpoint_size(state: TrainState) -> int:
+    check_optimizer(state.optimizer)
+    optimizer = [value for values in state.optimizer.state_dict()["state"].values() for value in values.values()]
+    networks = [state.network] if state.average is None else [state.network, state.average]
+    weights = [value for network in networks for value in network.state_dict().values()]
+    return sum(value.nbytes for value in [*optimizer, *weights] if isinstance(value, Tensor))
 
 
 def _peak_memory(device: torch.device) -> int:

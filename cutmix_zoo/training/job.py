@@ -67,6 +67,7 @@ class Job:
         class_weights: (K,) float32 on the device: how much each class counts in the loss, if not alike.
         map_sizes: height and width of the maps inside the network, if a method mixes those.
         ema: the moving average of the network's weights, if the recipe asks for one.
+        micro_batch: images of a pass; ``None`` for the whole batch of a process.
     """
 
     recipe: Recipe
@@ -83,6 +84,7 @@ class Job:
     class_weights: Tensor | None = None
     map_sizes: MapSizes | None = None
     ema: ModelEmaV3 | None = None
+    micro_batch: int | None = None
 
     @property
     def state(self) -> TrainState:
@@ -184,10 +186,8 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         UserError: for whatever the user can put right in the recipe or the data.
     """
     job = _make_job(recipe, accelerator)
-    if job.recipe.runtime.micro_batch != "auto":
-        return job
-    runtime = replace(job.recipe.runtime, micro_batch=find_micro_batch(job))
-    return replace(job, recipe=replace(job.recipe, runtime=runtime))
+    # the recipe goes on to say auto: a run may be resumed where other numbers fit
+    return replace(job, micro_batch=find_micro_batch(job)) if recipe.runtime.micro_batch == "auto" else job
 
 
 def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
@@ -211,6 +211,7 @@ def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         "world_size": world_size,
     }
     check_takes_images(network, recipe)
+    class_weights = _class_weights(recipe, splits, accelerator.device)
     loader = _train_loader(recipe, splits.train, accelerator.device, common)
     clean, val = (_eval_loader(recipe, split, accelerator.device, common) for split in (splits.clean, splits.val))
     backend = recipe.runtime.compile
@@ -230,8 +231,9 @@ def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         train_loader=loader,
         clean_loader=clean,
         val_loader=val,
-        class_weights=_class_weights(recipe, splits, accelerator.device),
+        class_weights=class_weights,
         map_sizes=measure_maps(recipe, model),
+        micro_batch=None if recipe.runtime.micro_batch == "auto" else recipe.runtime.micro_batch,
         ema=ModelEmaV3(network, recipe.ema.decay, use_warmup=recipe.ema.warmup) if recipe.ema.decay else None,
     )
 

@@ -52,7 +52,7 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
 
     Args:
         trackers: names of Accelerate's trackers to log with.
-        folder: where trackers write.
+        folder: where trackers write; ``None`` logs nothing, and only looks whether the packages are there.
 
     Raises:
         UserError: if a tracker's package is missing, the launcher lost processes (:func:`check_launch`), or
@@ -65,13 +65,25 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
     from accelerate import Accelerator
     from accelerate.utils import ProjectConfiguration
 
+    log_with = list(trackers) if trackers and folder else None
     places = ProjectConfiguration(str(folder), str(folder / "tensorboard")) if folder else None
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=list(trackers) or None, project_config=places)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=log_with, project_config=places)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise UserError("fp16 needs a GPU, and Accelerate ignores it without one: use --mixed_precision bf16 or no.")
     # else each process would believe to be the only one, and all would write into one folder
-    assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
+    assert accelerator.num_processes == process_count()
     return accelerator
+
+
+def leave() -> None:
+    """End the exchange with the other processes of the launch, if there are any, when all work is done."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def process_count(environment: Mapping[str, str] = os.environ) -> int:
+    """Count the processes of the launch, before there is an Accelerator too."""
+    return int(environment.get("WORLD_SIZE", "1"))
 
 
 def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:

@@ -164,8 +164,7 @@ def _apply(job: Job, guard: GradientGuard, place: str) -> bool:
 
 def _backward(job: Job, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Add up the gradient of a batch, in as many passes as the recipe asks for; return its mean loss and its logits."""
-    size = job.recipe.runtime.micro_batch or len(images)
-    assert size != "auto", "a job has it resolved"
+    size = job.micro_batch or len(images)
     parts = list(zip(images.split(size), targets.split(size), strict=True))
     losses, logits = [], []
     for number, (part, target) in enumerate(parts, start=1):

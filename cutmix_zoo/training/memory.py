@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from timm.loss import SoftTargetCrossEntropy
 
 from cutmix_zoo.data.settings import input_spec
@@ -30,7 +31,7 @@ def find_micro_batch(job: Job) -> int | None:
         UserError: if not even one image fits.
     """
     whole = job.recipe.data.batch_size // job.accelerator.num_processes
-    size = largest_that_fits(whole, lambda size: _try_pass(job, size), Consensus(job.accelerator))
+    size = largest_that_fits(whole, lambda size: _try_pass(job, size, whole), Consensus(job.accelerator))
     return None if size == whole else size
 
 
@@ -53,8 +54,8 @@ def largest_that_fits(whole: int, fits: Callable[[int], bool], consensus: Consen
     return size
 
 
-def _try_pass(job: Job, size: int) -> bool:
-    """Go forward and backward with so many images; say whether memory was enough."""
+def _try_pass(job: Job, size: int, whole: int) -> bool:
+    """Go forward and backward with so many images of a batch; say whether memory was enough."""
     # the bare network: one of several processes may fail, and the others would wait for it
     network, device = job.network, job.accelerator.device
     buffers = [buffer.clone() for buffer in network.buffers()]
@@ -62,12 +63,17 @@ def _try_pass(job: Job, size: int) -> bool:
     try:
         # room for what comes beside: the optimizer's two moments, and the gradients that processes exchange
         room = [torch.empty_like(parameter) for parameter in network.parameters() for _ in range(3)]
-        images = job.prepare(torch.zeros(size, *input_spec(job.recipe.data).input_size, dtype=torch.uint8))
+        # the whole batch is there, however few of its images are in a pass
+        batch = job.prepare(torch.zeros(whole, *input_spec(job.recipe.data).input_size, dtype=torch.uint8))
         with job.accelerator.autocast():
-            logits = network(images)
+            logits = network(batch[:size])
         SoftTargetCrossEntropy()(logits.float(), torch.zeros_like(logits, dtype=torch.float32)).backward()
         del room
     except torch.OutOfMemoryError:
+        return False
+    except RuntimeError as error:  # of libraries and of the CPU's allocator, which have no class of their own
+        if not (should_reduce_batch_size(error) or "ALLOC_FAILED" in str(error)):
+            raise
         return False
     finally:
         network.zero_grad(set_to_none=True)

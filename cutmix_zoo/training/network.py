@@ -33,6 +33,9 @@ def complete_input(recipe: Recipe) -> Recipe:
     Returns:
         The recipe as it is, if its dataset is known or the network does not say.
 
+    Raises:
+        UserError: if the network is in a folder or on the Hub, and is not there.
+
     Example:
         >>> from cutmix_zoo.training.recipe import load_recipe
         >>> complete_input(load_recipe("finetune_folder")).data.input_size
@@ -53,8 +56,8 @@ def _pretrained_cfg(name: str) -> dict[str, Any] | None:
         return None if config is None else config.to_dict()
     try:
         found: dict[str, Any] = timm.create_model(name).pretrained_cfg
-    except _MODEL_ERRORS:
-        return None  # it is said where the network is made
+    except _MODEL_ERRORS as error:
+        raise UserError(f"cannot make model {name!r}: {one_line(error)}") from error
     return found
 
 

@@ -6,6 +6,7 @@ jsonargparse types the values. Which keys there are, and on which line a mistake
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import types
 import typing
 from collections.abc import Sequence
@@ -115,6 +116,43 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, str] | None = 
     for key, text in (overrides or {}).items():
         _override(root, key, text)
     return _build(Recipe, root, "")
+
+
+def make_recipe(values: Mapping[str, Any], place: str) -> Recipe:
+    """Make a recipe of what :func:`recipe_dict` gave; what has been added to recipes since gets its default.
+
+    Args:
+        values: a recipe as plain dicts, lists and scalars.
+        place: where they come from, for errors.
+
+    Raises:
+        UserError: naming the place, the key, what was expected and the nearest valid name.
+    """
+    return _build(Recipe, _located(values, place), "")
+
+
+def recipe_head(name: str) -> dict[str, str]:
+    """Read the head comment of a shipped recipe.
+
+    Returns:
+        Its first line under ``""``, and its paragraphs by the words that they begin with.
+
+    Raises:
+        UserError: if no recipe of that name is shipped.
+
+    Example:
+        >>> recipe_head("cifar100_pyramidnet200_cutmix")["Expected"][:20]
+        '14.47 top-1 error, 2'
+    """
+    lines = find_shipped(name).read_text(encoding="utf-8").splitlines()
+    comment = [line.removeprefix("#") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
+    head, key = {"": comment[0].strip()}, ""
+    for line in comment[1:]:
+        text = line.strip()
+        if line[1:2].strip():  # not indented any further
+            key, _, text = text.partition(" ")
+        head[key] = f"{head.get(key, '')} {text.strip()}".strip()
+    return head
 
 
 def dump_recipe(recipe: Recipe) -> str:

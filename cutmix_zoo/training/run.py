@@ -184,7 +184,7 @@ def begin(folder: RunFolder, recipe: Recipe, start: Progress) -> None:
         write_lines(folder.metrics_file, start.metrics)
         # from the end, so that what is left after an interruption is a run up to somewhere
         for checkpoint in reversed(list_checkpoints(folder.checkpoints)):
-            if checkpoint.name > start.name:
+            if checkpoint.name.removesuffix(".old") > start.name:
                 delete_checkpoint(checkpoint)
         folder.write_status("running")
 

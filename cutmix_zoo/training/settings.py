@@ -254,7 +254,8 @@ class RuntimeSettings:
         checkpoint_every_minutes: also write one when the last is so old; ``None`` for never.
 
     Raises:
-        ValueError: if no checkpoint would be kept, or a number is out of range.
+        ValueError: if no checkpoint would be kept, a number is out of range, or ``micro_batch`` is ``auto`` with
+            ``sync_bn``.
     """
 
     mix_on: Literal["device", "collate"] = "device"
@@ -276,6 +277,9 @@ class RuntimeSettings:
         for key in ("micro_batch", "checkpoint_every_steps"):
             if getattr(self, key) not in (None, "auto"):
                 require_count(key, getattr(self, key))
+        # a process whose memory is too small would leave the others waiting for its share of the statistics
+        fits = not (self.sync_bn and self.micro_batch == "auto")
+        require(fits, "micro_batch cannot be auto where batch statistics are shared (sync_bn): give a number")
         if self.checkpoint_every_minutes is not None:
             require_positive("checkpoint_every_minutes", self.checkpoint_every_minutes)
 

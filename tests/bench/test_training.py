@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+import cutmix_zoo.bench.training
+from cutmix_zoo.bench.timing import Timing, images_per_second
 from cutmix_zoo.bench.training import BARE, bench_training, format_table
+from cutmix_zoo.errors import UserError
 
 NAMES = [BARE, "resident, CutMix", "resident", "streamed, CutMix", "streamed", "as timm's script, CutMix"]
 
@@ -34,6 +37,26 @@ def test_every_candidate_takes_the_same_steps_on_batches_of_the_same_size(monkey
     table = format_table(result)
     assert all(f"  {name} " in table for name in NAMES)
     assert max(map(len, table.splitlines())) <= 100
+
+
+def test_a_turn_is_not_longer_than_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+
+    def speed(images: int, timing: Timing) -> dict[str, float]:
+        counted.append(images)
+        return images_per_second(images, timing)
+
+    monkeypatch.setattr(cutmix_zoo.bench.training, "dataset_size", lambda _: 40)
+    monkeypatch.setattr(cutmix_zoo.bench.training, "images_per_second", speed)
+    bench_training(batch_size=16, steps=5, repeats=2)
+    assert counted == [32] * len(NAMES)
+
+
+def test_what_cannot_be_timed_is_refused() -> None:
+    with pytest.raises(UserError, match="no model is called 'cifar_resnet21'; did you mean cifar_resnet"):
+        bench_training("cifar_resnet21")
+    with pytest.raises(UserError, match="a batch of 10001 is more than the 10,000 training images"):
+        bench_training(batch_size=10_001)
 
 
 def test_the_share_of_mixing_is_of_the_bare_step() -> None:

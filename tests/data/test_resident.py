@@ -146,6 +146,29 @@ def test_what_cannot_stay_is_streamed_or_refused(changes: dict[str, Any], sizes:
         make(replace(settings, resident=True), images)
 
 
+def evaluated(settings: DataSettings, dataset: Any) -> Any:
+    return resident_eval_loader(dataset, settings, device=CPU, batch_size=6, num_classes=5)
+
+
+def test_evaluation_images_stay_where_training_images_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert evaluated(replace(SETTINGS, crop="random_resized"), Images()) is None
+    for size, kept in ((20 * 3 * 8 * 9, True), (20 * 3 * 8 * 9 - 1, False)):
+        monkeypatch.setattr(loaders, "RESIDENT_BYTES", size)
+        assert (evaluated(SETTINGS, Images()) is not None) is kept
+
+
+class Unreadable(Images):
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        raise AssertionError("nothing should be decoded yet")
+
+
+def test_mistakes_are_said_before_anything_is_decoded() -> None:
+    with pytest.raises(UserError, match="less than a batch"):
+        make(replace(SETTINGS, batch_size=21), Unreadable())
+    with pytest.raises(UserError, match="expected a multiple of 4"):
+        make(SETTINGS, Unreadable(), world_size=4)
+
+
 def test_a_stream_cannot_stay() -> None:
     settings = replace(SETTINGS, name="wds/", mean=(0.5,), std=(0.2,), resident=True)
     with pytest.raises(UserError, match="has to be streamed: it is a stream"):
@@ -155,7 +178,8 @@ def test_a_stream_cannot_stay() -> None:
 
 
 def test_auto_keeps_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for size, kept in ((20 * 3 * 8 * 9, True), (20 * 3 * 8 * 9 - 1, False)):
+    padded = 20 * 3 * (8 + 4) * (9 + 4)
+    for size, kept in ((padded, True), (padded - 1, False)):
         monkeypatch.setattr(loaders, "RESIDENT_BYTES", size)
         assert (make(SETTINGS) is not None) is kept
         assert make(replace(SETTINGS, resident=True)) is not None

@@ -77,10 +77,22 @@ def test_classes_can_be_balanced() -> None:
 
 
 def test_classes_that_do_not_divide_the_epoch() -> None:
-    sampler = KeyedBatchSampler(10, 5, seed=0, labels=torch.tensor([0, 0, 0, 0, 0, 0, 0, 1, 2, 2]))
-    for epoch in range(5):
-        counts = torch.tensor([key.index % 10 for batch in batches(sampler, epoch) for key in batch])
-        assert sorted(torch.tensor([0] * 7 + [1] + [2] * 2)[counts].bincount().tolist()) in ([2, 4, 4], [3, 3, 4])
+    labels = torch.tensor([0] * 7 + [1] + [2] * 2)
+    sampler = KeyedBatchSampler(10, 5, seed=0, labels=labels)
+    more = set()
+    for epoch in range(20):
+        indices = torch.tensor([key.index % 10 for batch in batches(sampler, epoch) for key in batch])
+        counts = labels[indices].bincount().tolist()
+        assert sorted(counts) == [3, 3, 4]
+        more.add(counts.index(4))
+    assert more == {0, 1, 2}, "each class has its turn"
+
+
+def test_many_small_classes_come_alike() -> None:
+    labels = torch.arange(100) % 41
+    sampler = KeyedBatchSampler(100, 10, seed=0, labels=labels)
+    counts = labels[[key.index % 100 for batch in batches(sampler, 0) for key in batch]].bincount(minlength=41)
+    assert (counts.min(), counts.max(), counts.sum()) == (2, 3, 100)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])

@@ -103,6 +103,39 @@ def test_half_written_checkpoints_are_not_listed_and_old_ones_pruned(tmp_path: P
     assert sorted(file.name for file in tmp_path.iterdir()) == ["epoch-0002", "epoch-0010"]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_one_of_the_same_name_stays_until_the_new_one_is_there(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizer = make("sgd")
+    before = save_checkpoint(tmp_path, Progress({}, step=1), TrainState(model, optimizer))
+    step(model, optimizer, 0)
+    replace, renamed = Path.replace, []
+
+    def interrupted(source: Path, target: Path) -> Path:
+        if source.suffix == ".part":
+            # whatever ends the process here leaves the old one, complete
+            (old,) = list_checkpoints(tmp_path)
+            check_checkpoint(old)
+            renamed.append(old.name)
+            if fails:
+                raise OSError("no space left on device")
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    if fails:
+        with pytest.raises(OSError, match="no space left"):
+            save_checkpoint(tmp_path, Progress({}, step=1), TrainState(model, optimizer))
+    else:
+        save_checkpoint(tmp_path, Progress({}, step=1), TrainState(model, optimizer))
+    assert renamed == [f"{before.name}.old"]
+    assert list(tmp_path.iterdir()) == list_checkpoints(tmp_path) == [before]
+    check_checkpoint(before)
+    kept = TrainState(*make("sgd", seed=1))
+    load_checkpoint(before, kept)
+    assert torch.equal(kept.network[0].weight, model[0].weight) is not fails
+
+
 def test_the_best_stay_beside_the_newest(tmp_path: Path) -> None:
     model, optimizer = make("sgd")
     for epoch, done in ((1, 0), (2, 0), (3, 0), (3, 7), (3, 12)):

@@ -7,13 +7,14 @@ import pytest
 
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.train import command
+from cutmix_zoo.training.checkpoint import Progress, save_checkpoint
 from cutmix_zoo.training.dry_run import STEPS, describe_cost, dry_run
 from cutmix_zoo.training.job import make_job
 from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.settings import EmaSettings, Recipe
 
 
-def test_the_cost_of_a_run_is_that_of_its_parts(tiny_recipe: Recipe) -> None:
+def test_the_cost_of_a_run_is_that_of_its_parts(tiny_recipe: Recipe, tmp_path: Path) -> None:
     recipe = replace(tiny_recipe, ema=EmaSettings(0.9), evaluate=replace(tiny_recipe.evaluate, every=2))
     job = make_job(recipe, make_accelerator())
     cost = dry_run(job, evaluate_accuracy)
@@ -24,11 +25,33 @@ def test_the_cost_of_a_run_is_that_of_its_parts(tiny_recipe: Recipe) -> None:
     assert min(cost.first_step, cost.step, cost.validation) > 0
     weights = sum(value.nbytes for value in job.network.state_dict().values())
     momentum = sum(parameter.nbytes for parameter in job.network.parameters())
-    assert 2 * weights + momentum < cost.checkpoint < 2 * weights + momentum + 100_000
+    assert cost.checkpoint == 2 * weights + momentum
+    saved = save_checkpoint(tmp_path, Progress({}), job.state)
+    assert cost.checkpoint < sum(file.stat().st_size for file in saved.iterdir()) < cost.checkpoint + 100_000
     assert cost.memory > 50_000_000, "torch alone takes as much"
     text = describe_cost(cost, job)
     assert "cifar_resnet8 on fashion_mnist, 3 epochs of 5 updates of 16 images, 30 to validate on" in text
     assert f"{1000 * cost.step:.0f} ms an update" in text
+
+
+@pytest.mark.parametrize(("workers", "steps"), [(0, 1 + STEPS), (1, 1 + 2 + STEPS), (2, 1 + 2 * 2 + STEPS)])
+def test_steps_whose_batches_were_loaded_ahead_do_not_count(
+    workers: int, steps: int, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = replace(tiny_recipe.data, batch_size=4, workers=workers, resident=False)
+    job, taken = make_job(replace(tiny_recipe, data=data), make_accelerator()), []
+    monkeypatch.setattr(type(job), "set_update", lambda _, update: taken.append(update))
+    dry_run(job, evaluate_accuracy)
+    job.train_loader.close()
+    assert taken == list(range(steps))
+
+
+def test_trackers_are_looked_for_and_not_started(
+    tiny_options: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [word for key, value in tiny_options.items() for word in (f"--{key}", value)]
+    command(["--config", "quickstart", "--dry-run", "--runtime.trackers", "[tensorboard]", *options])
+    assert capsys.readouterr().out.endswith("Nothing was written.\n")
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

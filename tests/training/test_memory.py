@@ -1,5 +1,7 @@
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,9 +9,10 @@ from torch import nn
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.mixing import FeatureMix, Mixup
+from cutmix_zoo.train import train
 from cutmix_zoo.training.job import make_job
 from cutmix_zoo.training.launch import Consensus, make_accelerator
-from cutmix_zoo.training.memory import largest_that_fits
+from cutmix_zoo.training.memory import find_micro_batch, largest_that_fits
 from cutmix_zoo.training.settings import Recipe
 from tests.processes import start_ranks, wait
 
@@ -42,20 +45,35 @@ def automatic(recipe: Recipe) -> Recipe:
     return replace(recipe, runtime=replace(recipe.runtime, micro_batch="auto"))
 
 
-def test_a_job_knows_its_passes_and_is_as_it_was(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    accelerator = make_accelerator()
-    before = make_job(tiny_recipe, accelerator)
-    assert make_job(automatic(tiny_recipe), accelerator).recipe.runtime.micro_batch is None
+def short_of_memory(patch: pytest.MonkeyPatch, room: int, error: Exception) -> None:
     forward = nn.Conv2d.forward
 
-    def short_of_memory(layer: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
-        if len(images) > 5:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+    def limited(layer: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and len(images) > room:
+            raise error
         return forward(layer, images)
 
-    monkeypatch.setattr(nn.Conv2d, "forward", short_of_memory)
+    patch.setattr(nn.Conv2d, "forward", limited)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+    ids=["torch", "cublas", "cpu"],
+)
+def test_a_job_knows_its_passes_and_is_as_it_was(
+    error: Exception, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator = make_accelerator()
+    before = make_job(tiny_recipe, accelerator)
+    assert make_job(automatic(tiny_recipe), accelerator).micro_batch is None
+    short_of_memory(monkeypatch, 5, error)
     job = make_job(automatic(tiny_recipe), accelerator)
-    assert job.recipe.runtime.micro_batch == 4
+    assert (job.micro_batch, job.recipe.runtime.micro_batch) == (4, "auto")
     assert job.recipe.data.batch_size == 16
     for (key, value), other in zip(job.network.state_dict().items(), before.network.state_dict().values(), strict=True):
         assert torch.equal(value, other), key
@@ -65,3 +83,33 @@ def test_a_job_knows_its_passes_and_is_as_it_was(tiny_recipe: Recipe, monkeypatc
 def test_maps_of_a_whole_batch_cannot_be_mixed_in_passes(tiny_recipe: Recipe) -> None:
     with pytest.raises(ValueError, match=r"runtime.micro_batch must be null"):
         replace(automatic(tiny_recipe), mix=FeatureMix(Mixup(), [0, 1]))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = make_job(tiny_recipe, make_accelerator())
+    short_of_memory(monkeypatch, 5, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        find_micro_batch(tiny)
+
+
+def train_where_less_fits(recipe: Recipe, folder: Path) -> None:
+    """Train two steps where 5 images fit, and the rest where 3 do; of two processes, each has 8 images of a batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cutmix_zoo.train.find_spec", lambda _: None)
+        patch.setattr("cutmix_zoo.train.tqdm.write", lambda *_, **__: None)
+        short_of_memory(patch, 5, torch.OutOfMemoryError("CUDA out of memory"))
+        assert train(replace(recipe, schedule=replace(recipe.schedule, epochs=1)), folder / "one")["micro_batch"] == 4
+        checkpoint = folder / "one" / "checkpoints" / "epoch-0001"
+        short_of_memory(patch, 3, torch.OutOfMemoryError("CUDA out of memory"))
+        again = replace(recipe, schedule=replace(recipe.schedule, epochs=1))
+        assert train(again, folder / "two", resume=str(checkpoint))["micro_batch"] == 2
+
+
+def test_a_run_goes_on_where_less_fits_with_one_process_and_with_two(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    train_where_less_fits(automatic(tiny_recipe), tmp_path / "alone")
+    assert wait(start_ranks(partial(train_where_less_fits, automatic(tiny_recipe), tmp_path / "together"))) == [0, 0]
+
+
+def test_statistics_of_all_processes_need_a_number(tiny_recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match=r"micro_batch cannot be auto where batch statistics are shared"):
+        replace(automatic(tiny_recipe).runtime, sync_bn=True)

@@ -80,9 +80,11 @@ def test_what_a_folder_does_not_say_comes_from_the_network(tiny_recipe: Recipe, 
     for unchanged in (
         tiny_recipe,
         replace(recipe, model=replace(recipe.model, in_chans=1)),
-        replace(recipe, model=ModelSettings(f"local-dir:{tmp_path / 'nothing'}")),
     ):
         assert complete_input(unchanged) == unchanged
+    nowhere = f"local-dir:{tmp_path / 'nothing'}"
+    with pytest.raises(UserError, match=f"cannot make model '{nowhere}'"):
+        complete_input(replace(recipe, model=ModelSettings(nowhere)))
 
 
 def test_a_folder_of_an_exported_model_says_what_it_takes(tiny_recipe: Recipe, tmp_path: Path) -> None:
