@@ -5,16 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from huggingface_hub import HfApi
 
 from cutmix_zoo import __version__, evaluate, sweep, train
 from cutmix_zoo.bench import mixing, models, training
 from cutmix_zoo.checks import whole_number
 from cutmix_zoo.data.gallery import draw_every_method
+from cutmix_zoo.data.image_files import find_images
 from cutmix_zoo.errors import UserError, refuse_existing, run_command
+from cutmix_zoo.evaluation.loading import load_network
+from cutmix_zoo.evaluation.predict import predict as predict_files
+from cutmix_zoo.evaluation.prediction_text import PREDICTION_FORMATS, format_predictions
+from cutmix_zoo.hub.bundle import LICENSE_UNKNOWN, check_repo, make_bundle, zoo_row
 from cutmix_zoo.hub.importer import import_checkpoint
 from cutmix_zoo.hub.listing import FORMATS, format_weights, list_weights
+from cutmix_zoo.hub.publish import Wishes, add_to_table, check_here, check_row
+from cutmix_zoo.hub.publish import publish as upload
+from cutmix_zoo.models.onnx_export import LOWEST_OPSET, export_onnx
+from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.network import complete_input
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preview import draw_preview
@@ -22,7 +34,9 @@ from cutmix_zoo.training.recipe import find_shipped, load_recipe, shipped_recipe
 from cutmix_zoo.training.splits import open_splits, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from cutmix_zoo.evaluation.predict import Prediction
 
 
 def _print(text: str) -> None:
@@ -157,11 +171,120 @@ def list_(arguments: Sequence[str]) -> None:
     _print(format_weights(list_weights(options.pattern), options.format))
 
 
+def predict(arguments: Sequence[str]) -> None:
+    """Say what a model takes images for."""
+    parser = argparse.ArgumentParser(
+        prog="cutmix-zoo predict",
+        description="Name the likeliest classes of images, prepared as cutmix-zoo evaluate prepares them.",
+        epilog="A file that cannot be read is named on stderr; the others go on.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a timm name, the folder of a run, or a Hub id OWNER/NAME")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="folders with all below them")
+    parser.add_argument("--topk", type=whole_number(1), default=5, metavar="N", help="classes (default: %(default)s)")
+    parser.add_argument("--format", choices=PREDICTION_FORMATS, default="table", help="default: table")
+    parser.add_argument(
+        "--batch-size",
+        type=whole_number(1),
+        default=32,
+        metavar="N",
+        help="images a forward pass (default: %(default)s)",
+    )
+    options = parser.parse_intermixed_args(arguments)
+    files = find_images(options.images)
+    predictions = predict_files(
+        load_network(options.model),
+        files,
+        topk=options.topk,
+        batch_size=options.batch_size,
+        device=make_accelerator().device,
+    )
+    unread = 0
+
+    def named() -> Iterator[Prediction]:
+        nonlocal unread
+        for prediction in predictions:
+            if prediction.error is not None:
+                unread += 1
+                sys.stderr.write(f"cutmix-zoo predict: {prediction.error}\n")
+            yield prediction
+
+    for text in format_predictions(named(), options.format):
+        _print(text)
+    if unread == len(files):
+        raise UserError(f"nothing was predicted: none of {unread} files could be read as an image; name other files.")
+
+
+def export(arguments: Sequence[str]) -> None:
+    """Write a model in another format."""
+    parser = argparse.ArgumentParser(
+        prog="cutmix-zoo export",
+        description="Write a model as an ONNX file for batches of any size, with label names and preprocessing in its "
+        "metadata, and check with onnxruntime that it computes the same.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a timm name, the folder of a run, or a Hub id OWNER/NAME")
+    parser.add_argument("--format", choices=["onnx"], required=True, help="what to write")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.onnx", help="the file to write")
+    parser.add_argument(
+        "--opset",
+        type=whole_number(LOWEST_OPSET),
+        metavar="N",
+        help="version of the operators (default: torch's choice)",
+    )
+    options = parser.parse_args(arguments)
+    refuse_existing(options.output)  # before anything is loaded
+    difference = export_onnx(load_network(options.model), options.output, opset=options.opset)
+    _print(f"wrote {options.output}; onnxruntime's logits differ from torch's by at most {difference:.1e}")
+
+
+def publish(arguments: Sequence[str]) -> None:
+    """Publish a model to the Hugging Face Hub."""
+    parser = argparse.ArgumentParser(
+        prog="cutmix-zoo publish",
+        description="Check a model, upload it to a private repository of the Hugging Face Hub, read it back, compare, "
+        "and make the repository public. An interrupted publication goes on with the same command.",
+        epilog="The access token is the one that `hf auth login` keeps, or HF_TOKEN.",
+    )
+    parser.add_argument("source", type=Path, metavar="RUN_OR_MODEL_DIR", help="the folder of a run or exported model")
+    parser.add_argument("--repo", required=True, metavar="OWNER/NAME", help="where; best ARCHITECTURE.TAG as NAME")
+    parser.add_argument("--license", metavar="ID", help="of the weights, such as apache-2.0 (default: what is stated)")
+    parser.add_argument("--private", action="store_true", help="leave the repository private")
+    parser.add_argument("--dry-run", action="store_true", help="check, show the card and the files, upload nothing")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request in a repository that exists")
+    parser.add_argument("--tag", metavar="NAME", help="a name for the commit, such as v1.0")
+    parser.add_argument("--zoo-json", type=Path, metavar="PATH", help="write the row of the zoo table into this file")
+    options = parser.parse_args(arguments)
+    check_repo(options.repo)
+    wishes = Wishes(options.private, options.create_pr, options.tag)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = make_bundle(options.source, Path(folder), options.repo, options.license)
+        name = bundle.facts.name
+        if options.zoo_json:
+            check_row(zoo_row(bundle, ""), name)
+        check_here(bundle)
+        if options.dry_run:
+            _print(bundle.card)
+        for file, path in bundle.files().items():
+            _print(f"{path.stat().st_size:>12,} {file}")
+        if bundle.facts.license == LICENSE_UNKNOWN:
+            _print("licence: unknown; state it with --license")
+        if options.dry_run:
+            _print(f"{options.repo}: checked; nothing was uploaded")
+            return
+        commit = upload(bundle, wishes, HfApi())
+        row = zoo_row(bundle, commit)
+    if options.zoo_json:
+        add_to_table(row, name, options.zoo_json)
+    _print(f"published {options.repo} at {commit}\n{json.dumps(row, indent=2)}")
+
+
 COMMANDS = {
     "recipes": (recipes, "list the shipped recipes, or copy one"),
     "train": (train.command, "train a recipe"),
     "sweep": (sweep.command, "train a recipe with several values and seeds"),
     "evaluate": (evaluate.command, "measure a model on a dataset"),
+    "predict": (predict, "name the likeliest classes of images"),
+    "export": (export, "write a model as an ONNX file, checked"),
+    "publish": (publish, "publish a model to the Hugging Face Hub"),
     "list": (list_, "list the weights that are known, and where they are"),
     "import": (import_, "import a checkpoint, such as the authors', for timm.create_model"),
     "preview": (preview, "draw the mixed images of a recipe, or of every method"),

@@ -45,6 +45,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def shown(name: str) -> str:
+    """Quote a name that a file gave, so that it fits into one line and does nothing to a terminal."""
+    return ascii(name if len(name) <= 80 else f"{name[:77]}...")
+
+
 def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
     """Ask for the valid name that is nearest to a wrong one.
 

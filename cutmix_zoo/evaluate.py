@@ -8,28 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
-from timm.data import resolve_model_data_config
-from torch import nn
 
 from cutmix_zoo.checks import whole_number
 from cutmix_zoo.data.datasets import check_labels, class_names, open_split
 from cutmix_zoo.data.loaders import eval_loader
 from cutmix_zoo.data.settings import DataSettings, input_spec, validation_name
 from cutmix_zoo.data.transforms import to_input
-from cutmix_zoo.errors import UserError, one_line, refuse_existing, run_command
+from cutmix_zoo.errors import UserError, refuse_existing, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
-from cutmix_zoo.models.export import DATA_KEYS
+from cutmix_zoo.evaluation.loading import load_network
+from cutmix_zoo.evaluation.preprocessing import with_preprocessing
 from cutmix_zoo.training.files import write_json
 from cutmix_zoo.training.launch import is_first_process, make_accelerator, say, sum_over_processes
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.training.settings import EvaluateSettings, RuntimeSettings
-from cutmix_zoo.zoo import zoo_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import nn
 
 SUITES = ("accuracy",)
 """What can be measured."""
@@ -68,7 +67,7 @@ def evaluate(
     network = load_network(model)
     own = recipe is not None and on in (None, recipe.data.name)
     settings = recipe.data if recipe is not None and own else DataSettings(str(on))
-    settings = _with_preprocessing(settings, network)
+    settings = with_preprocessing(settings, network)
     changes: dict[str, Any] = {"root": root, "val_split": split, "workers": workers}
     settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
     if split is not None:
@@ -99,48 +98,6 @@ def evaluate(
         reduce=lambda sums: sum_over_processes(accelerator, sums),
     )
     return {"model": model, "dataset": settings.name, "split": validation_name(settings), **numbers}
-
-
-def load_network(model: str) -> nn.Module:
-    """Load a network with its weights.
-
-    Args:
-        model: a timm name with weights, the folder of a run or of an exported model, or a Hub id ``OWNER/NAME``.
-
-    Raises:
-        UserError: if there is no such model, or its weights cannot be had.
-    """
-    name = _timm_name(model)
-    try:
-        return timm.create_model(name, pretrained=True)
-    except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"cannot load {model!r} as {name!r}: {one_line(error)}") from error
-
-
-def _timm_name(model: str) -> str:
-    folder = Path(model)
-    for place in (RunFolder(folder).model, folder):
-        if (place / "config.json").is_file():
-            return f"local-dir:{place}"
-    if folder.is_dir():
-        raise UserError(f"{model} has no model: neither config.json nor model/config.json; has its run finished?")
-    # a row of the zoo table says by itself how to get its weights
-    if timm.is_model(model) and not timm.is_model_pretrained(model) and model not in zoo_table():
-        tagged = timm.list_pretrained(f"{model.partition('.')[0]}.*")
-        hint = f"with weights there are {', '.join(tagged[:5])}" if tagged else "train one and give its run folder"
-        raise UserError(f"no weights are known for {model}; {hint}.")
-    is_hub_id = "/" in model and ":" not in model
-    return f"hf-hub:{model}" if is_hub_id else model
-
-
-def _with_preprocessing(settings: DataSettings, network: nn.Module) -> DataSettings:
-    config = resolve_model_data_config(network)
-    if config["crop_mode"] != "center":
-        raise UserError(f"the model asks for crop_mode {config['crop_mode']!r}; only 'center' can be evaluated so far.")
-    try:
-        return replace(settings, **{key: config[key] for key in DATA_KEYS})
-    except ValueError as error:
-        raise UserError(f"the model asks for preprocessing that cannot be made: {error}.") from error
 
 
 def _check_classes(network: nn.Module, names: Sequence[str] | None, dataset: str) -> None:

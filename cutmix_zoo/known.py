@@ -27,6 +27,10 @@ class KnownDataset:
     """What its owners allow, as they state it."""
     homepage: str
     """Where it comes from."""
+    title: str
+    """What it is called in writing."""
+    hub_id: str
+    """Its name on the Hugging Face Hub."""
 
 
 _FASHION_MNIST_CLASSES = (
@@ -74,6 +78,8 @@ _FASHION_MNIST = KnownDataset(
     classes=_FASHION_MNIST_CLASSES,
     licence="MIT",
     homepage="https://github.com/zalandoresearch/fashion-mnist",
+    title="Fashion-MNIST",
+    hub_id="zalando-datasets/fashion_mnist",
 )
 _CIFAR10 = KnownDataset(
     name="cifar10",
@@ -84,6 +90,8 @@ _CIFAR10 = KnownDataset(
     classes=_CIFAR10_CLASSES,
     licence="none stated; its authors ask to cite Krizhevsky, 2009",
     homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+    title="CIFAR-10",
+    hub_id="uoft-cs/cifar10",
 )
 _IMAGENET = KnownDataset(
     name="imagenet",
@@ -94,15 +102,24 @@ _IMAGENET = KnownDataset(
     classes=(),
     licence="ImageNet terms of access: non-commercial research and education",
     homepage="https://www.image-net.org",
+    title="ImageNet-1k",
+    hub_id="ILSVRC/imagenet-1k",
 )
 
 KNOWN_DATASETS: dict[str, KnownDataset] = {
     known.name: known
     for known in (
         _FASHION_MNIST,
-        replace(_FASHION_MNIST, name="fashion_mnist_mini"),
+        replace(_FASHION_MNIST, name="fashion_mnist_mini", title="Fashion-MNIST (10,000 + 2,000 of its images)"),
         _CIFAR10,
-        replace(_CIFAR10, name="cifar100", num_classes=100, classes=_CIFAR100_CLASSES),
+        replace(
+            _CIFAR10,
+            name="cifar100",
+            num_classes=100,
+            classes=_CIFAR100_CLASSES,
+            title="CIFAR-100",
+            hub_id="uoft-cs/cifar100",
+        ),
         _IMAGENET,
     )
 }

@@ -1,7 +1,8 @@
-"""Where weights are on this machine, and whether they are what they should be.
+"""Where weights are, and whether they are what they should be.
 
 Weights are in the package, or in the local store: a folder for each name, with ``config.json`` and
-``model.safetensors``, which ``cutmix-zoo import`` writes.
+``model.safetensors``, which ``cutmix-zoo import`` writes; or on the Hugging Face Hub, at a commit and with a hash that
+the zoo table names, from where they are fetched into the Hub's own cache.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cutmix_zoo.errors import UserError
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+from cutmix_zoo.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from cutmix_zoo.zoo import ZooEntry
 
 PACKAGE_WEIGHTS = Path(__file__).with_name("weights")
 """The folder of the weights that ship with the package."""
+WEIGHTS_FILE = "model.safetensors"
+"""What the file of weights is called, in the local store and on the Hub."""
 WEIGHTS_NAME = re.compile(r"(\w+)\.(\w+)")
 """What weights are called: an architecture, a dot and a tag."""
 
@@ -32,12 +37,12 @@ class Weights:
     Args:
         file: a safetensors file.
         sha256: what its hash should be, in hexadecimal.
-        where: in the package, or in the local store.
+        where: in the package, in the local store, or in the cache of the Hugging Face Hub.
     """
 
     file: Path
     sha256: str
-    where: Literal["package", "store"]
+    where: Literal["package", "store", "cache"]
 
     def check(self) -> None:
         """Check that the file is there and is the one that is meant.
@@ -45,7 +50,11 @@ class Weights:
         Raises:
             UserError: if it is missing, or its sha256 is another.
         """
-        remedy = "install cutmix_zoo again." if self.where == "package" else "import the weights again."
+        remedy = {
+            "package": "install cutmix_zoo again.",
+            "store": "import the weights again.",
+            "cache": "delete the file, and it will be fetched again.",
+        }[self.where]
         if not self.file.is_file():
             raise UserError(f"there are no weights at {self.file}; {remedy}")
         found = file_sha256(self.file)
@@ -116,7 +125,7 @@ def _makes_sense(config: Any, architecture: str) -> bool:
 
 
 def locate(name: str, entry: ZooEntry | None) -> Weights | None:
-    """Find weights on this machine: in the package, else in the local store.
+    """Find weights on this machine: in the package, else in the local store, else in the Hub's cache.
 
     Args:
         name: ``architecture.tag``.
@@ -125,7 +134,83 @@ def locate(name: str, entry: ZooEntry | None) -> Weights | None:
     Returns:
         The weights, not yet checked, or None where there are none.
     """
-    if entry is not None and entry.sha256 is not None:
-        return Weights(PACKAGE_WEIGHTS / f"{name}.safetensors", entry.sha256, "package")
+    packaged = PACKAGE_WEIGHTS / f"{name}.safetensors"
+    if entry is not None and entry.sha256 is not None and (entry.repo is None or packaged.is_file()):
+        return Weights(packaged, entry.sha256, "package")
     config = stored_config(name)
-    return None if config is None else Weights(store_folder() / name / "model.safetensors", config["sha256"], "store")
+    if config is not None:
+        return Weights(store_folder() / name / WEIGHTS_FILE, config["sha256"], "store")
+    return None if entry is None else _cached(entry)
+
+
+def fetch(entry: ZooEntry) -> Path:
+    """Bring the weights of a row of the zoo table here from the Hugging Face Hub, unless they are, and check them.
+
+    A file whose hash is wrong is deleted and fetched once more. No other file of the repository is read.
+
+    Args:
+        entry: a row with ``repo``, ``revision`` and ``sha256``.
+
+    Returns:
+        The file, in the Hub's cache.
+
+    Raises:
+        UserError: if the Hub cannot be reached or does not have it, within seconds; or if the hash is wrong twice.
+    """
+    assert entry.repo is not None
+    reason = ""
+    for _ in range(2):
+        cached = _cached(entry)
+        if cached is None:
+            check_reachable(entry.repo, WEIGHTS_FILE, entry.revision)
+            try:
+                hf_hub_download(entry.repo, WEIGHTS_FILE, revision=entry.revision)
+            except Exception as error:  # noqa: BLE001  of the HTTP library too, which depends on the Hub's version
+                reason = one_line(error)
+                continue
+            cached = _cached(entry)
+            assert cached is not None
+        try:
+            cached.check()
+        except UserError as error:
+            reason = str(error)
+            forget(cached.file)
+        else:
+            return cached.file
+    raise UserError(
+        f"the weights of {entry.name} cannot be had from {entry.repo} on the Hugging Face Hub (tried twice): {reason}"
+    )
+
+
+def check_reachable(repo: str, file: str, revision: str | None) -> None:
+    """Ask the Hugging Face Hub for a file once, which its own client does for most of a minute before it gives up.
+
+    Args:
+        repo: ``OWNER/NAME``.
+        file: a file in the repository.
+        revision: a commit, branch or tag; ``None`` for the main branch.
+
+    Raises:
+        UserError: if there is no answer within seconds, or the answer is that there is no such file for this user.
+    """
+    try:
+        get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=5)
+    except Exception as error:
+        raise UserError(
+            f"cannot get {file} of {repo} from the Hugging Face Hub: {one_line(error)}. What was fetched once is kept; "
+            "see to the network, to HF_HUB_OFFLINE and, for a private repository, to `hf auth login`."
+        ) from error
+
+
+def forget(file: Path) -> None:
+    """Delete a file from the Hub's cache: the link of the commit, and the content that it leads to."""
+    for place in {file.resolve(), file}:
+        place.unlink(missing_ok=True)
+
+
+def _cached(entry: ZooEntry) -> Weights | None:
+    """Find weights in the Hub's cache, without asking the Hub."""
+    if entry.repo is None or entry.sha256 is None:
+        return None
+    file = try_to_load_from_cache(entry.repo, WEIGHTS_FILE, revision=entry.revision)
+    return Weights(Path(file), entry.sha256, "cache") if isinstance(file, str) else None

@@ -30,7 +30,7 @@ from cutmix_zoo.training.loop import fit
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_requests, stop_with_launcher
 from cutmix_zoo.training.preview import draw_preview
-from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_keys
+from cutmix_zoo.training.recipe import load_recipe, public_recipe, recipe_dict, recipe_keys
 from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find_start, writing
 from cutmix_zoo.training.settings import VALIDATED
 
@@ -124,7 +124,7 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     accelerator = job.accelerator
     try:
         if job.recipe.runtime.trackers:
-            run = {"name": job.recipe.name, "config": _public_recipe(job.recipe)}
+            run = {"name": job.recipe.name, "config": recipe_dict(public_recipe(job.recipe))}
             accelerator.init_trackers("cutmix_zoo", init_kwargs={"wandb": run, "trackio": run})
         with stop_requests() as stop:
             if accelerator.is_main_process:
@@ -164,7 +164,7 @@ def _finish(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
             provenance={
                 "tag": job.recipe.name,
                 "description": f"Trained with cutmix_zoo {summary['versions']['cutmix_zoo']} on {data.name}.",
-                "recipe": _public_recipe(job.recipe),
+                "recipe": recipe_dict(public_recipe(job.recipe)),
                 "summary": summary,
             },
             model_args=job.recipe.model.args,
@@ -173,11 +173,6 @@ def _finish(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
         folder.write_status("finished")
         write_json(folder.summary_file, summary)
     return summary
-
-
-def _public_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe without the place of its data, which is nobody else's business."""
-    return recipe_dict(replace(recipe, data=replace(recipe.data, root=None)))
 
 
 def _summarize(job: Job, progress: Progress, prefix: str) -> dict[str, Any]:

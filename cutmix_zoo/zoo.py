@@ -26,7 +26,10 @@ class ZooEntry:
         paper: its arXiv number, ``arXiv:NNNN.NNNNN``.
         interpolation: how images are resized for it.
         crop_pct: share of the resized image's side that evaluation keeps.
-        sha256: of the safetensors file that ships with the package, in hexadecimal; None where none does.
+        sha256: of the safetensors file, in the package or on the Hub, in hexadecimal; None where there is none.
+        size: of that file, in bytes.
+        repo: the repository on the Hugging Face Hub that has it, ``OWNER/NAME``; None where none does.
+        revision: the commit in that repository, 40 hexadecimal digits, which cannot move as a branch or a tag can.
         top1: accuracy on the validation split of ``dataset`` that we measured, in percent; ``cutmix-zoo evaluate``
             measures it again. None where we did not.
         published_error: top-1 error that others published, in percent.
@@ -44,6 +47,9 @@ class ZooEntry:
     interpolation: str
     crop_pct: float
     sha256: str | None = None
+    size: int | None = None
+    repo: str | None = None
+    revision: str | None = None
     top1: float | None = None
     published_error: float | None = None
     page: str | None = None
@@ -71,7 +77,18 @@ def zoo_table() -> dict[str, ZooEntry]:
         >>> zoo_table()["cifar_resnet8.cutmix_fmnist_mini"].recipe
         'quickstart'
     """
-    table = json.loads(_TABLE.read_text(encoding="utf-8"))
+    return read_table(json.loads(_TABLE.read_text(encoding="utf-8")))
+
+
+def read_table(table: dict[str, Any]) -> dict[str, ZooEntry]:
+    """Make entries of what a ``zoo.json`` holds.
+
+    Args:
+        table: ``weights``, the rows, and ``sources``, what several of them share.
+
+    Returns:
+        Entries by name.
+    """
     return {row["name"]: _entry(row, table["sources"]) for row in table["weights"]}
 
 

@@ -1,5 +1,7 @@
 import json
 import pickle
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,13 @@ from PIL import Image
 import cutmix_zoo.cli
 from cutmix_zoo import __version__
 from cutmix_zoo.cli import command
+from cutmix_zoo.data.fashion_mnist import MINI_ROOT
+from cutmix_zoo.data.idx import read_idx
 from cutmix_zoo.errors import Preempted, SampleError, UserError, refuse_existing, run_command
 from cutmix_zoo.mixing import CANONICAL
 from cutmix_zoo.training.recipe import find_recipe, load_recipe, shipped_recipes
+
+SHIPPED = "cifar_resnet8.cutmix_fmnist_mini"
 
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -59,11 +65,76 @@ def test_train_evaluate_and_preview_are_wired(
     scope: dict[str, object] = {}
     exec("\n".join(lines), scope)
     assert not scope["model"].training  # type: ignore[attr-defined]
+    # and the command that tries it
+    (trial,) = re.findall(r"cutmix-zoo (predict .*) IMAGE_OR_FOLDER", out)
+    command([*shlex.split(trial), str(folder / "plots" / "curves.png"), "--topk", "1"])
+    assert "curves.png\n  " in capsys.readouterr().out
     command(["evaluate", str(folder), "--on", "fashion_mnist"])
     summary = json.loads((folder / "summary.json").read_text())
     assert f"top-1 {summary['top1']:.2f} %" in capsys.readouterr().out
     command(["preview", *config, "--output", str(tmp_path / "p.png")])
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def save_images(folder: Path) -> None:
+    """Two test images of Fashion-MNIST, and between them a file that is no image."""
+    images = read_idx(MINI_ROOT / "t10k-images-idx3-ubyte.gz")
+    for number in (0, 2):
+        Image.fromarray(images[number]).save(folder / f"{number}.png")
+    (folder / "1.png").write_text("no image")
+
+
+def test_predict_names_what_it_cannot_read_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_images(tmp_path)
+    predict = ["predict", "--topk", "2", SHIPPED, str(tmp_path), "--batch-size=1"]
+    command([*predict, "--format", "json", str(tmp_path / "2.png")])
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [Path(one["file"]).name for one in found] == ["0.png", "1.png", "2.png", "2.png"]
+    labels = read_idx(MINI_ROOT / "t10k-labels-idx1-ubyte.gz")
+    assert [len(one["classes"]) for one in found] == [2, 0, 2, 2]
+    assert [found[place]["classes"][0]["index"] for place in (0, 2)] == labels[[0, 2]].tolist()
+    assert err == f"cutmix-zoo predict: {found[1]['error']}\n"
+    command([*predict, "--format", "csv"])
+    assert capsys.readouterr().out.startswith("file,rank,index,label,probability,error\n")
+    command(predict)
+    assert capsys.readouterr().out.startswith(f"{tmp_path / '0.png'}\n  ")
+
+
+def test_predict_needs_an_image_that_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="no images in"):
+        command(["predict", SHIPPED, str(tmp_path)])
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(UserError, match="nothing was predicted: none of 1 files could be read as an image"):
+        command(["predict", SHIPPED, str(tmp_path), "--format", "json"])
+    (only,) = json.loads(capsys.readouterr().out)
+    assert "cannot identify image file" in only["error"]
+    for option in ("--topk", "--batch-size"):
+        with pytest.raises(SystemExit):
+            command(["predict", SHIPPED, str(tmp_path), option, "0"])
+        assert f"argument {option}: must be at least 1" in capsys.readouterr().err
+
+
+def test_export_says_what_it_wrote_and_how_exact_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+    pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
+    file = tmp_path / "new" / "net.onnx"
+    command(["export", SHIPPED, "--format", "onnx", "--output", str(file), "--opset", "19"])
+    out, err = capfd.readouterr()
+    assert re.fullmatch(rf"wrote {re.escape(str(file))}; .* differ from torch's by at most \d\.\de-\d\d\n", out)
+    assert err == ""
+    assert onnxruntime.InferenceSession(file).get_inputs()[0].shape[1:] == [1, 28, 28]
+
+
+def test_export_wants_a_format_and_operators_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in [
+        ([], "the following arguments are required: --format"),
+        (["--format", "tflite"], "argument --format: invalid choice: 'tflite'"),
+        (["--format", "onnx", "--opset", "17"], "argument --opset: must be at least 18, got 17"),
+    ]:
+        with pytest.raises(SystemExit):
+            command(["export", SHIPPED, "--output", "x.onnx", *arguments])
+        assert message in capsys.readouterr().err
 
 
 def test_the_gallery_needs_no_recipe(
@@ -206,7 +277,8 @@ def test_no_command_overwrites_a_file(tmp_path: Path) -> None:
     mine.write_text("precious")
     gallery = ["preview", "--gallery", "--output"]
     benches = [["bench", what, "--json"] for what in ("mixing", "models")]
-    for arguments in (["preview", "--config", "quickstart", "--output"], gallery, *benches):
+    export = ["export", "no_such_model", "--format", "onnx", "--output"]
+    for arguments in (["preview", "--config", "quickstart", "--output"], gallery, *benches, export):
         with pytest.raises(UserError, match="exists and is not overwritten"):
             command([*arguments, str(mine)])
     assert mine.read_text() == "precious"

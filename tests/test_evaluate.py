@@ -6,7 +6,7 @@ import timm
 import torch
 
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.evaluate import command, evaluate, load_network
+from cutmix_zoo.evaluate import command, evaluate
 from cutmix_zoo.models import export_model
 
 
@@ -59,28 +59,11 @@ def test_the_command_writes_once(
         command(arguments)
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ("cifar_resnet56", "no weights are known for cifar_resnet56; train one"),
-        ("cifar_resnet8", r"with weights there are cifar_resnet8\.cutmix_fmnist_mini"),
-        ("cifar_resnet8.cutmix_fmnist_min", r"with weights there are cifar_resnet8\.cutmix_fmnist_mini"),
-        ("resnet18x", "cannot load 'resnet18x'"),
-        ("nobody/nothing", "cannot load 'nobody/nothing' as 'hf-hub:nobody/nothing'"),
-    ],
-)
-def test_a_model_that_cannot_be_had_is_one_line(model: str, message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        load_network(model)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_folder_without_a_model_and_a_missing_dataset_are_named(tmp_path: Path, exported: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="has no model"):
-        load_network(str(tmp_path / "empty"))
+def test_a_missing_dataset_and_preprocessing_that_cannot_be_made_are_named(tmp_path: Path, exported: Path) -> None:
     with pytest.raises(UserError, match="say with --on which dataset"):
         evaluate(str(exported))
+    with pytest.raises(UserError, match="asks for crop_mode 'squash'"):
+        evaluate(str(export(tmp_path / "zoo", crop_mode="squash")), "fashion_mnist_mini", workers=0)
 
 
 def test_other_classes_than_the_models_are_refused(exported: Path, tmp_path: Path) -> None:
@@ -99,30 +82,8 @@ def test_classes_of_other_names_are_refused_even_if_there_are_as_many(tiny_data:
         evaluate(str(animals), "fashion_mnist", root=str(tiny_data), workers=0)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"crop_mode": "squash"}, "asks for crop_mode 'squash'"),
-        ({"crop_pct": 1.15}, "preprocessing that cannot be made: crop_pct"),
-        ({"interpolation": "random"}, "preprocessing that cannot be made: interpolation"),
-    ],
-)
-def test_preprocessing_that_cannot_be_made_is_refused(
-    change: dict[str, object], message: str, tiny_data: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=message):
-        evaluate(str(export(tmp_path / "zoo", **change)), "fashion_mnist", root=str(tiny_data), workers=0)
-
-
 @pytest.mark.parametrize(("option", "value"), [("--workers", "-1"), ("--batch-size", "0"), ("--batch-size", "x")])
 def test_counts_are_checked_by_the_parser(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command(["model", option, value])
     assert option in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("config", ["{}", '{"model_type": "vit"}', "{"])
-def test_a_folder_with_a_foreign_config_is_refused(config: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(config)
-    with pytest.raises(UserError, match="cannot load"):
-        load_network(str(tmp_path))

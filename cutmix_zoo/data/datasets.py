@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from cutmix_zoo.data.fashion_mnist import MINI_ROOT, FashionMNIST
 from cutmix_zoo.data.holdout import Part, held_out, in_fold
+from cutmix_zoo.data.image_files import read_image
 from cutmix_zoo.data.sampler import local_batch_size
 from cutmix_zoo.data.settings import DataSettings, input_spec
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
@@ -256,13 +257,8 @@ class Readable(Dataset[tuple[Image.Image, int]]):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         file, label = self.reader[index]
-        try:
-            with file:
-                image: Image.Image = Image.open(file)
-                image.load()
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"cannot read image {self.reader.filename(index)}: {error}") from error
-        return image, label
+        with file:
+            return read_image(file, self.reader.filename(index)), label
 
 
 def _read_everything(dataset: Any) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cutmix_zoo.errors import UserError, one_line
+from cutmix_zoo.errors import UserError, one_line, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,11 +103,6 @@ def read_state_dict(file: CheckpointFile) -> dict[str, Tensor]:
     prefix = "module."
     wrapped = all(key.startswith(prefix) for key in state)
     return {key.removeprefix(prefix) if wrapped else key: value for key, value in state.items()}
-
-
-def shown(name: str) -> str:
-    """Quote a name that a file gave, so that it fits into one line and does nothing to a terminal."""
-    return ascii(name if len(name) <= 80 else f"{name[:77]}...")
 
 
 def _is_whole(tensor: Tensor) -> bool:

@@ -13,20 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
-from cutmix_zoo.hub.checkpoint_file import checkpoint_file, read_state_dict, shown
+from cutmix_zoo.hub.checkpoint_file import checkpoint_file, read_state_dict
 from cutmix_zoo.known import KNOWN_DATASETS, KnownDataset
 from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.models.tags import is_foreign_tag, refresh_tags, takes_tags
+from cutmix_zoo.models.weights import check_weights
 from cutmix_zoo.store import WEIGHTS_NAME, file_sha256, store_folder
 from cutmix_zoo.zoo import ZooEntry, zoo_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 _COUNTER = "num_batches_tracked"
 """What BatchNorm counts, and nothing reads in evaluation; older checkpoints lack it."""
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-"""What weights may be stored as; they are written in float32."""
 
 
 def import_checkpoint(path: str | Path, name: str, dataset: str | None = None) -> Path:
@@ -107,33 +106,9 @@ def _network(name: str, weights: dict[str, Tensor]) -> nn.Module:
     for key in expected.keys() - weights.keys():
         if key.endswith(_COUNTER):
             weights[key] = torch.zeros((), dtype=expected[key].dtype)
-    _check_weights(name, expected, weights)
+    check_weights(name, expected, weights)
     model.load_state_dict(weights, assign=True)
     return model
-
-
-def _check_weights(name: str, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Check that weights are those of a network: every name, every shape, and only finite numbers."""
-    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or extra:
-        raise UserError(
-            f"these are not the weights of {name}: {len(missing)} are missing{_some(missing)}, and {len(extra)} do not "
-            f"belong to it{_some(extra)}"
-        )
-    for key, weight in weights.items():
-        if weight.shape != expected[key].shape:
-            shapes = f"expected {tuple(expected[key].shape)}, got {tuple(weight.shape)}"
-            raise UserError(f"these are not the weights of {name}: {key} has another shape: {shapes}")
-        is_float = expected[key].is_floating_point()
-        if (weight.dtype in _FLOATS) != is_float or weight.is_floating_point() != is_float:
-            raise UserError(f"{key} of {name}: expected numbers like {expected[key].dtype}, got {weight.dtype}")
-        # as they will be written: a number of float64 may be too large
-        if is_float and not torch.isfinite(weight.float()).all():
-            raise UserError(f"{key} of {name} holds numbers that are not finite; the file is of no use.")
-
-
-def _some(names: list[str]) -> str:
-    return f" ({', '.join(map(shown, names[:3]))}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
 def _dataset(model: nn.Module, entry: ZooEntry | None, dataset: str | None) -> KnownDataset | None:

@@ -17,7 +17,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg, is_model, model_entry
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import KNOWN_DATASETS
-from cutmix_zoo.store import locate, stored_config, stored_names
+from cutmix_zoo.store import WEIGHTS_FILE, fetch, locate, stored_config, stored_names
 from cutmix_zoo.zoo import zoo_table
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def refresh_tags() -> None:
     """Register every tag of the zoo table and of the local store with timm, as they are now.
 
     A tag is appended, never first, so what an architecture means without a tag does not change. Where its weights are
-    on this machine, timm lists it as pretrained; what was found once stays listed. A tag of timm's own, and one in the
-    store whose architecture takes no tags, is left alone.
+    on this machine or on the Hub, timm lists it as pretrained; what was found once stays listed. A tag of timm's own,
+    and one in the store whose architecture takes no tags, is left alone.
     """
     rows = zoo_table()
     for name, entry in rows.items():
@@ -63,7 +63,7 @@ def is_foreign_tag(name: str) -> bool:
 
 
 def resolve_weights(name: str) -> Path:
-    """Find the weights of a tag of ours and check them.
+    """Find the weights of a tag of ours, fetch them if the Hub has them, and check them.
 
     Args:
         name: ``architecture.tag``.
@@ -72,10 +72,12 @@ def resolve_weights(name: str) -> Path:
         A safetensors file.
 
     Raises:
-        UserError: if they are not on this machine, saying how to get them, or are not what they should be.
+        UserError: if they cannot be had, saying how to get them, or are not what they should be.
     """
     entry = zoo_table().get(name)
     weights = locate(name, entry)
+    if entry is not None and entry.repo is not None and (weights is None or weights.where == "cache"):
+        return fetch(entry)
     if weights is not None:
         weights.check()
         return weights.file
@@ -120,6 +122,8 @@ def _zoo_config(entry: ZooEntry) -> PretrainedCfg:
     return PretrainedCfg(
         architecture=entry.architecture,
         file=None if weights is None else str(weights.file),
+        hf_hub_id=None if entry.repo is None else f"{entry.repo}@{entry.revision}",
+        hf_hub_filename=None if entry.repo is None else WEIGHTS_FILE,  # no other file, such as a pickle
         tag=entry.tag,
         license=entry.license,
         description=entry.description,

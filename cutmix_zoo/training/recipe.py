@@ -166,6 +166,18 @@ def recipe_dict(recipe: Recipe) -> dict[str, Any]:
     return {"version": plain.pop("version"), "name": plain.pop("name"), **plain}
 
 
+def public_recipe(recipe: Recipe) -> Recipe:
+    """Take out of a recipe where things are on this machine, which is nobody else's business."""
+    name = recipe.model.name
+    if name.startswith("local-dir:"):
+        name = f"local-dir:{Path(name.removeprefix('local-dir:')).name}"
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, root=None),
+        model=dataclasses.replace(recipe.model, name=name),
+    )
+
+
 def recipe_keys(section: Any = Recipe, prefix: str = "") -> dict[str, str]:
     """List every key that can be given, dotted, with what it expects; those of methods inside methods once."""
     keys = {}

@@ -1,0 +1,355 @@
+"""Model cards: made of what is known of a model, and of nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from timm.models import model_entrypoint
+
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.known import known_dataset
+from cutmix_zoo.training.recipe import load_recipe, make_recipe, recipe_dict, recipe_difference, recipe_head
+from cutmix_zoo.training.run import MAY_DIFFER
+
+if TYPE_CHECKING:
+    from cutmix_zoo.known import KnownDataset
+    from cutmix_zoo.training.settings import Recipe
+    from cutmix_zoo.zoo import ZooEntry
+
+METRICS = {
+    "top1": ("accuracy", "top-1 accuracy", "%"),
+    "top5": ("top_5_accuracy", "top-5 accuracy", "%"),
+    "balanced_accuracy": ("balanced_accuracy", "balanced accuracy", "%"),
+    "macro_f1": ("f1", "macro-averaged F1", "%"),
+    "loss": ("loss", "cross-entropy", "nats"),
+}
+"""What ``results.json`` may hold: the Hub's name of the metric, what it is called, its unit."""
+
+_LEFT_TO_DATA = ("data.input_size", "data.mean", "data.std", "model.in_chans", "model.num_classes")
+"""What a shipped recipe leaves open and a run fills in."""
+
+_CITATION = """@inproceedings{yun2019cutmix,
+  title = {CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features},
+  author = {Yun, Sangdoo and Han, Dongyoon and Oh, Seong Joon and Chun, Sanghyuk and Choe, Junsuk and Yoo, Youngjoon},
+  booktitle = {IEEE/CVF International Conference on Computer Vision (ICCV)},
+  year = {2019}
+}"""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card is made of.
+
+    Args:
+        name: what the model is called, ``architecture.tag`` for one of the zoo.
+        config: its ``config.json``; of ``provenance``, ``recipe`` and ``summary`` are used.
+        results: its ``results.json``: numbers under the names of :data:`METRICS`, with ``dataset``, ``split`` and
+            ``count``; None if nothing was measured.
+        license: of the weights, by the Hub's identifier.
+        repo: where it is on the Hub, ``OWNER/NAME``; None if it ships with the package only.
+        entry: its row in the zoo table, if it has one.
+    """
+
+    name: str
+    config: dict[str, Any]
+    results: dict[str, Any] | None
+    license: str
+    repo: str | None = None
+    entry: ZooEntry | None = None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the export says of where the weights come from."""
+        return self.config.get("provenance", {})
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the training run came to; empty if it is not known."""
+        return self.provenance.get("summary", {})
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What it was trained by, if that is known."""
+        values = self.provenance.get("recipe")
+        return None if values is None else make_recipe(values, f"config.json of {self.name}")
+
+    @property
+    def dataset(self) -> str | None:
+        """What it was trained on, by the name that a recipe gave it, if that is known."""
+        return self.recipe.data.name if self.recipe else self.entry.dataset if self.entry else None
+
+    @property
+    def known(self) -> KnownDataset | None:
+        """The constants of that dataset, if it is in the table."""
+        return known_dataset(self.dataset) if self.dataset else None
+
+    @property
+    def loads_as(self) -> str:
+        """What ``timm.create_model`` is called with."""
+        return f"hf-hub:{self.repo}" if self.repo else self.name
+
+    @property
+    def needs_import(self) -> bool:
+        """Whether ``import cutmix_zoo`` has to come first, because timm lacks the architecture or the tag."""
+        return self.repo is None or _is_ours(self.config["architecture"])
+
+
+def make_card(facts: CardFacts) -> str:
+    """Write the card of a model as Markdown with its metadata in front, as ``README.md`` of a Hub repository.
+
+    Raises:
+        UserError: if the recipe in ``config.json`` is not one.
+    """
+    parts = [
+        f"# {facts.name}\n\n{_what_it_is(facts)}",
+        f"## Numbers\n\n{_numbers(facts)}",
+        f"## Use\n\n{_use(facts)}",
+        f"## Training\n\n{_training(facts)}",
+        f"## Limits and intended use\n\n{_limits(facts)}",
+        f"## Citation\n\n```bibtex\n{_CITATION}\n```",
+    ]
+    text = "\n\n".join(parts)
+    return str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{text}\n", ignore_metadata_errors=False))
+
+
+def eval_results(facts: CardFacts) -> list[dict[str, Any]]:
+    """List the measured top-1 accuracy in the format of ``.eval_results/*.yaml``; empty if there is none to list."""
+    data = facts.results and known_dataset(facts.results["dataset"])
+    if not facts.results or not data or "top1" not in facts.results:
+        return []
+    entry = EvalResultEntry(
+        dataset_id=data.hub_id,
+        task_id="image-classification",
+        value=facts.results["top1"],
+        notes=f"{data.title}, {facts.results['split']}, {facts.results['count']:,} images; measured with cutmix_zoo",
+    )
+    return eval_result_entries_to_yaml([entry])
+
+
+def method_of(recipe: Recipe | None) -> str:
+    """Say what a recipe mixes with, ``none`` for nothing."""
+    return "none" if recipe is None or recipe.mix is None else type(recipe.mix).__name__
+
+
+def shipped_difference(recipe: Recipe) -> list[str] | None:
+    """Compare a recipe with the shipped one of the same name, in all that its numbers depend on but the seed.
+
+    Returns:
+        One line for each key that differs; None if none of that name is shipped.
+    """
+    try:
+        shipped = recipe_dict(load_recipe(recipe.name))
+    except UserError:
+        return None
+    ignored = (*MAY_DIFFER, "seed", *_LEFT_TO_DATA)
+    return recipe_difference(shipped, recipe_dict(recipe), ignored)
+
+
+def _metadata(facts: CardFacts) -> ModelCardData:
+    mixing = method_of(facts.recipe) if facts.recipe else facts.entry.method if facts.entry else ""
+    base = _base_model(facts.recipe)
+    relation: dict[str, Any] = {"base_model_relation": "finetune"} if base else {}
+    return ModelCardData(
+        license=facts.license,
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm", "cutmix_zoo", *(["cutmix"] if "CutMix" in mixing else [])],
+        datasets=[facts.known.hub_id] if facts.known else None,
+        metrics=["accuracy"],
+        base_model=base,
+        model_name=facts.name,
+        eval_results=_eval_results(facts) or None,
+        **relation,
+    )
+
+
+def _base_model(recipe: Recipe | None) -> str | None:
+    """Name what was fine-tuned, if it is on the Hub."""
+    if recipe is None or not recipe.model.pretrained:
+        return None
+    name = recipe.model.name
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        return name.partition(":")[2].partition("@")[0]
+    return None if ":" in name or _is_ours(name) else f"timm/{name}"
+
+
+def _is_ours(name: str) -> bool:
+    return model_entrypoint(name.partition(".")[0]).__module__.startswith("cutmix_zoo.")
+
+
+def _eval_results(facts: CardFacts) -> list[EvalResult]:
+    results = facts.results
+    if not results:
+        return []
+    known = known_dataset(results["dataset"])
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=known.hub_id if known else results["dataset"],
+            dataset_name=known.title if known else results["dataset"],
+            dataset_split=results["split"],
+            metric_type=metric,
+            metric_name=title,
+            metric_value=results[key],
+        )
+        for key, (metric, title, _) in METRICS.items()
+        if key in results
+    ]
+
+
+def _what_it_is(facts: CardFacts) -> str:
+    count, size = facts.config["num_classes"], facts.config["pretrained_cfg"]["input_size"]
+    known, recipe = facts.known, facts.recipe
+    data = f"[{known.title}]({known.homepage})" if known else f"`{facts.dataset}`" if facts.dataset else "unknown data"
+    method = method_of(recipe) if recipe else facts.entry.method if facts.entry else "an unknown method"
+    how = "without mixing" if method == "none" else f"with {method}"
+    base = (
+        f", starting from the pretrained weights of `{recipe.model.name}`" if recipe and recipe.model.pretrained else ""
+    )
+    shape = " x ".join(map(str, size))
+    text = (
+        f"An image classifier: `{facts.config['architecture']}` for {count} classes and images of {shape}, trained on "
+        f"{data} {how}{base}."
+    )
+    described = facts.config["pretrained_cfg"].get("description")
+    names = facts.config.get("label_names")
+    if facts.entry is not None and facts.entry.page is not None:
+        text += f" {facts.entry.description} The weights are those that its authors published at {facts.entry.page}."
+    elif described:
+        text += f" {described}"
+    if names and len(names) <= 20:
+        text += f"\n\nClasses: {', '.join(names)}."
+    return text
+
+
+def _numbers(facts: CardFacts) -> str:
+    results = facts.results
+    if not results:
+        return f"Accuracy: not measured by us.\n\n{_others(facts)}"
+    known = known_dataset(results["dataset"])
+    rows = [
+        f"| {title} | {results[key]:.2f} % |" if unit == "%" else f"| {title} | {results[key]:.4f} {unit} |"
+        for key, (_, title, unit) in METRICS.items()
+        if key in results
+    ]
+    where = known.title if known else results["dataset"]
+    protocol = (
+        f"Measured on {results['count']:,} images of {where}, split `{results['split']}`, in one view each, with the "
+        f"preprocessing of `config.json`{_seeds(facts)}."
+    )
+    table = "\n".join(["| metric | value |", "|---|---|", *rows])
+    return f"{table}\n\n{protocol}\n\n{_others(facts)}\n\nCalibration, robustness and transfer: not measured."
+
+
+def _seeds(facts: CardFacts) -> str:
+    summary = facts.summary
+    if not summary:
+        return ""
+    best = ""
+    if "best_top1" in summary:
+        best = f"; the best epoch, number {summary['best_epoch']}, had {summary['best_top1']:.2f} % top-1"
+    return f"; one run, seed {summary['seed']}, weights after the last epoch, number {summary['epochs']}{best}"
+
+
+def _others(facts: CardFacts) -> str:
+    """Say what the paper or the authors have for the same setting, and only for the same."""
+    if facts.entry is not None and facts.entry.published_error is not None:
+        return f"Its authors state a top-1 error of {facts.entry.published_error:.2f} % ({facts.entry.page})."
+    recipe = facts.recipe
+    difference = None if recipe is None else shipped_difference(recipe)
+    if recipe is None or difference is None:
+        return "The paper has no number for this setting."
+    head = recipe_head(recipe.name)
+    if head["Paper"].startswith("none"):
+        return "The paper has no number for this setting."
+    if difference:
+        return f"The paper has no number for this setting: it differs from `{recipe.name}` in {'; '.join(difference)}."
+    return f"In this setting (recipe `{recipe.name}`): {head['Expected']}"
+
+
+def _use(facts: CardFacts) -> str:
+    channels = facts.config["pretrained_cfg"]["input_size"][0]
+    label = "model.pretrained_cfg['label_names'][index]" if facts.config.get("label_names") else "int(index)"
+    ours = "import cutmix_zoo  # registers the model with timm\n" if facts.needs_import else ""
+    need = (
+        "It needs `pip install cutmix_zoo`, which registers the model with timm:"
+        if facts.needs_import
+        else "It needs timm alone:"
+    )
+    return f"""{need}
+
+```python
+import timm
+import torch
+from PIL import Image
+{ours}
+model = timm.create_model("{facts.loads_as}", pretrained=True).eval()
+config = timm.data.resolve_model_data_config(model)
+transform = timm.data.create_transform(**config, is_training=False)
+image = Image.open("image.png").convert("{"L" if channels == 1 else "RGB"}")
+with torch.inference_mode():
+    probabilities = model(transform(image)[None]).softmax(dim=1)[0]
+for probability, index in zip(*probabilities.topk(min(5, len(probabilities)))):
+    print(f"{{probability:.1%}} {{{label}}}")
+```
+
+For features: `model.forward_features(images)`, or `timm.create_model(..., num_classes=0)`. On the command line:
+`cutmix-zoo predict {facts.repo or facts.name} image.png`."""
+
+
+def _training(facts: CardFacts) -> str:
+    summary, recipe = facts.summary, facts.recipe
+    if recipe is None or not summary:
+        source = facts.provenance.get("source")
+        come = (
+            f" The file it was imported from, {source['file']}, has the sha256 `{source['sha256']}`." if source else ""
+        )
+        repeat = f" The recipe `{facts.entry.recipe}` repeats the setting." if facts.entry else ""
+        return f"Not trained with this package.{come}{repeat}"
+    minutes = summary["train_seconds"] / 60
+    time = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.1f} minutes"
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    rows = {
+        "recipe": f"`{recipe.name}`: {recipe.schedule.epochs} epochs, batch {recipe.data.batch_size}, "
+        f"{recipe.optimizer.name}, learning rate {recipe.optimizer.lr:g} ({recipe.schedule.name}), weight decay "
+        f"{recipe.optimizer.weight_decay:g}",
+        "mixing": _settings(recipe),
+        "hardware": f"{summary['device']}; processes: {summary['processes']}; precision: {summary['mixed_precision']}",
+        "time": f"{time}, {summary['images_per_second']:.0f} training images a second",
+        "parameters": f"{summary['parameters']:,}",
+        "versions": versions,
+    }
+    table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in rows.items())])
+    kept = "`recipe.yaml` in this repository is the whole recipe: " if facts.repo else ""
+    config = "recipe.yaml" if facts.repo else recipe.name
+    return (
+        f"{table}\n\n{kept}`accelerate launch -m cutmix_zoo.train --config {config}` trains it again; on the CPU, "
+        "with the same versions and number of threads, to the bit."
+    )
+
+
+def _settings(recipe: Recipe) -> str:
+    mix = recipe_dict(recipe)["mix"]
+    if mix is None:
+        return "none"
+    settings = ", ".join(f"{key} {value}" for key, value in mix.items() if key != "name" and value is not None)
+    return f"{mix['name']} ({settings})" if settings else mix["name"]
+
+
+def _limits(facts: CardFacts) -> str:
+    known = facts.known
+    lines = [
+        "It tells its own classes apart, and always names one of them: an image of anything else gets one of their "
+        "names too, and perhaps a high probability.",
+        "Accuracy on images from other sources than the test images above is not measured and can be much lower. It is "
+        "meant for research and as a starting point for fine-tuning; it was not examined for decisions about people.",
+    ]
+    if known:
+        lines.append(f"Licence of the training data, as its owners state it: {known.licence}.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

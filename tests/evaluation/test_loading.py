@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.evaluation.loading import load_network
+from cutmix_zoo.models import export_model
+
+
+def test_a_tag_an_exported_folder_and_a_run_are_loaded(tmp_path: Path) -> None:
+    name = "cifar_resnet8.cutmix_fmnist_mini"
+    expected = timm.create_model(name, pretrained=True)
+    config = {"input_size": (1, 28, 28), "mean": (0.5,), "std": (0.2,), "interpolation": "nearest", "crop_pct": 1.0}
+    folder = tmp_path / "run" / "model"
+    export_model(expected, folder, data_config=config, label_names=None, provenance={})
+    for model in (name, str(folder), str(tmp_path / "run")):
+        state = load_network(model).state_dict()
+        assert all(torch.equal(state[key], value) for key, value in expected.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("cifar_resnet56", "no weights are known for cifar_resnet56; train one"),
+        ("cifar_resnet8", r"with weights there are cifar_resnet8\.cutmix_fmnist_mini"),
+        ("cifar_resnet8.cutmix_fmnist_min", r"with weights there are cifar_resnet8\.cutmix_fmnist_mini"),
+        ("resnet18x", "cannot load 'resnet18x'"),
+        ("nobody/nothing", "cannot load 'nobody/nothing' as 'hf-hub:nobody/nothing'"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_one_line(model: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_network(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no model"):
+        load_network(str(tmp_path))
+
+
+@pytest.mark.parametrize("config", ["{}", '{"model_type": "vit"}', "{"])
+def test_a_folder_with_a_foreign_config_is_refused(config: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match="cannot load"):
+        load_network(str(tmp_path))
