@@ -15,11 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import (
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import HFValidationError
 
 from cutmix_zoo.errors import UserError, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cutmix_zoo.zoo import ZooEntry
 
 PACKAGE_WEIGHTS = Path(__file__).with_name("weights")
@@ -180,6 +189,31 @@ def fetch(entry: ZooEntry) -> Path:
     raise UserError(
         f"the weights of {entry.name} cannot be had from {entry.repo} on the Hugging Face Hub (tried twice): {reason}"
     )
+
+
+def fetch_files(repo: str, files: Sequence[str], revision: str | None = None) -> Path:
+    """Bring some files of a repository here from the Hugging Face Hub, all of one commit, and no others.
+
+    Args:
+        repo: ``OWNER/NAME``.
+        files: their names.
+        revision: a commit, branch or tag; ``None`` for the main branch.
+
+    Returns:
+        A folder with the files, in the Hub's cache. Without network, those of the commit that was fetched last.
+
+    Raises:
+        UserError: if the Hub cannot be reached, within seconds, or does not have one of them.
+    """
+    try:
+        if not all(isinstance(try_to_load_from_cache(repo, file, revision=revision), str) for file in files):
+            for file in files:
+                check_reachable(repo, file, revision)
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
+    except HFValidationError as error:
+        raise UserError(f"{repo!r} is not the name of a repository: {one_line(error)}") from error
+    except OSError as error:  # what the Hub's client raises is one, also without network
+        raise UserError(f"cannot get {' and '.join(files)} of {repo}: {one_line(error)}") from error
 
 
 def check_reachable(repo: str, file: str, revision: str | None) -> None:

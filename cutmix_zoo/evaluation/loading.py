@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import timm
 
 from cutmix_zoo.errors import UserError, one_line
+from cutmix_zoo.models.exported import CONFIG_FILE, load_exported
+from cutmix_zoo.store import WEIGHTS_FILE, fetch_files
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.zoo import zoo_table
 
@@ -18,30 +20,41 @@ if TYPE_CHECKING:
 def load_network(model: str) -> nn.Module:
     """Load a network with its weights.
 
+    Folders and Hub repositories, which anybody may have written, are checked first; no pickle of theirs is opened.
+
     Args:
-        model: a timm name with weights, the folder of a run or of an exported model, or a Hub id ``OWNER/NAME``.
+        model: a timm name with weights, the folder of a run or of an exported model, or a Hub id ``OWNER/NAME``, with
+            ``hf-hub:`` in front and ``@REVISION`` behind it if you like.
 
     Raises:
-        UserError: if there is no such model, or its weights cannot be had.
+        UserError: if there is no such model, its weights cannot be had, or they are not what they should be.
     """
-    name = _timm_name(model)
-    try:
-        return timm.create_model(name, pretrained=True)
-    except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"cannot load {model!r} as {name!r}: {one_line(error)}") from error
-
-
-def _timm_name(model: str) -> str:
     folder = Path(model)
     for place in (RunFolder(folder).model, folder):
-        if (place / "config.json").is_file():
-            return f"local-dir:{place}"
+        if (place / CONFIG_FILE).is_file():
+            return load_exported(place)
     if folder.is_dir():
         raise UserError(f"{model} has no model: neither config.json nor model/config.json; has its run finished?")
+    repo = model.removeprefix("hf-hub:")
+    if "/" in repo and ":" not in repo:
+        return _from_hub(repo)
+    _check_has_weights(model)
+    try:
+        return timm.create_model(model, pretrained=True)
+    except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"cannot load {model!r}: {one_line(error)}") from error
+
+
+def _from_hub(repo: str) -> nn.Module:
+    repo, _, revision = repo.partition("@")
+    named = repo.rpartition("/")[2].partition(".")[0]
+    folder = fetch_files(repo, (CONFIG_FILE, WEIGHTS_FILE), revision or None)
+    return load_exported(folder, named if timm.is_model(named) else None)
+
+
+def _check_has_weights(model: str) -> None:
     # a row of the zoo table says by itself how to get its weights
     if timm.is_model(model) and not timm.is_model_pretrained(model) and model not in zoo_table():
         tagged = timm.list_pretrained(f"{model.partition('.')[0]}.*")
         hint = f"with weights there are {', '.join(tagged[:5])}" if tagged else "train one and give its run folder"
         raise UserError(f"no weights are known for {model}; {hint}.")
-    is_hub_id = "/" in model and ":" not in model
-    return f"hf-hub:{model}" if is_hub_id else model
