@@ -20,12 +20,14 @@ from cutmix_zoo.errors import UserError, refuse_existing, run_command
 from cutmix_zoo.evaluation.loading import load_network
 from cutmix_zoo.evaluation.predict import predict as predict_files
 from cutmix_zoo.evaluation.prediction_text import PREDICTION_FORMATS, format_predictions
-from cutmix_zoo.hub.bundle import LICENSE_UNKNOWN, check_repo, make_bundle, zoo_row
+from cutmix_zoo.hub.bundle import LICENSE_UNKNOWN, check_repo, make_bundle
 from cutmix_zoo.hub.importer import import_checkpoint
 from cutmix_zoo.hub.listing import FORMATS, format_weights, list_weights
-from cutmix_zoo.hub.publish import Wishes, add_to_table, check_here, check_row
+from cutmix_zoo.hub.publish import Wishes, check_here
 from cutmix_zoo.hub.publish import publish as upload
+from cutmix_zoo.hub.zoo_row import extended, zoo_row
 from cutmix_zoo.models.onnx_export import LOWEST_OPSET, export_onnx
+from cutmix_zoo.training.files import write_text
 from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.network import complete_input
 from cutmix_zoo.training.overrides import split_overrides
@@ -240,8 +242,8 @@ def publish(arguments: Sequence[str]) -> None:
     """Publish a model to the Hugging Face Hub."""
     parser = argparse.ArgumentParser(
         prog="cutmix-zoo publish",
-        description="Check a model, upload it to a private repository of the Hugging Face Hub, read it back, compare, "
-        "and make the repository public. An interrupted publication goes on with the same command.",
+        description="Check a model, upload it to a repository of the Hugging Face Hub, read it back, compare, and make "
+        "it public; a new repository is private until then. An interrupted publication goes on with the same command.",
         epilog="The access token is the one that `hf auth login` keeps, or HF_TOKEN.",
     )
     parser.add_argument("source", type=Path, metavar="RUN_OR_MODEL_DIR", help="the folder of a run or exported model")
@@ -255,11 +257,13 @@ def publish(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     check_repo(options.repo)
     wishes = Wishes(options.private, options.create_pr, options.tag)
+    if options.zoo_json and (options.private or options.create_pr):
+        raise UserError("--zoo-json pins what everybody can load: it goes with neither --private nor --create-pr")
     with tempfile.TemporaryDirectory() as folder:
         bundle = make_bundle(options.source, Path(folder), options.repo, options.license)
         name = bundle.facts.name
         if options.zoo_json:
-            check_row(zoo_row(bundle, ""), name)
+            extended(options.zoo_json, zoo_row(bundle, ""), name)  # before anything is uploaded
         check_here(bundle)
         if options.dry_run:
             _print(bundle.card)
@@ -272,9 +276,11 @@ def publish(arguments: Sequence[str]) -> None:
             return
         commit = upload(bundle, wishes, HfApi())
         row = zoo_row(bundle, commit)
+    done = "proposed to" if options.create_pr else "published"
+    _print(f"{done} {options.repo} at {commit}\n{json.dumps(row, indent=2)}")
     if options.zoo_json:
-        add_to_table(row, name, options.zoo_json)
-    _print(f"published {options.repo} at {commit}\n{json.dumps(row, indent=2)}")
+        write_text(options.zoo_json, extended(options.zoo_json, row, name))
+        _print(f"wrote {options.zoo_json}")
 
 
 COMMANDS = {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import timm
+from timm.models import parse_model_name
 
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.models.exported import CONFIG_FILE, load_exported
@@ -35,9 +36,13 @@ def load_network(model: str) -> nn.Module:
             return load_exported(place)
     if folder.is_dir():
         raise UserError(f"{model} has no model: neither config.json nor model/config.json; has its run finished?")
-    repo = model.removeprefix("hf-hub:")
-    if "/" in repo and ":" not in repo:
-        return _from_hub(repo)
+    if "/" in model and ":" not in model:
+        return _from_hub(model)
+    scheme, place = parse_model_name(model)
+    if scheme == "hf-hub":
+        return _from_hub(place)
+    if scheme == "local-dir":
+        return load_exported(Path(place))
     _check_has_weights(model)
     try:
         return timm.create_model(model, pretrained=True)

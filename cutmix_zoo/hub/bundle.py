@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from dataclasses import dataclass
@@ -14,19 +15,22 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from safetensors import safe_open
 
+from cutmix_zoo.data.settings import validation_name
 from cutmix_zoo.errors import UserError, one_line, shown
-from cutmix_zoo.hub.card import METRICS, CardFacts, eval_results, make_card, method_of, shipped_difference
-from cutmix_zoo.models.export import DATA_KEYS
+from cutmix_zoo.hub.card import METRICS, CardFacts, eval_results, make_card
+from cutmix_zoo.known import known_dataset
 from cutmix_zoo.models.exported import CONFIG_FILE, load_exported, read_config
 from cutmix_zoo.models.tags import is_foreign_tag
 from cutmix_zoo.store import WEIGHTS_FILE, WEIGHTS_NAME, file_sha256
 from cutmix_zoo.training.files import read_json
-from cutmix_zoo.training.recipe import dump_recipe, load_recipe, public_recipe, recipe_dict
+from cutmix_zoo.training.recipe import dump_recipe, load_recipe, make_recipe, public_recipe, recipe_dict
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.zoo import zoo_table
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from cutmix_zoo.zoo import ZooEntry
 
 RESULTS_FILE = "results.json"
 """What was measured: numbers under the names of :data:`cutmix_zoo.hub.card.METRICS`."""
@@ -34,6 +38,12 @@ CARD_FILE = "README.md"
 """The card, as the Hub calls it."""
 LICENSE_UNKNOWN = "unknown"
 """The Hub's identifier where nobody has said under which licence the weights are."""
+
+PUBLISHED_FILES = (
+    *(WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, RESULTS_FILE),
+    *("recipe.yaml", "metrics.jsonl", ".eval_results/accuracy.yaml", "plots/curves.png"),
+)
+"""All files that a publication may have."""
 
 _NEEDED_METADATA = ("license", "library_name", "pipeline_tag", "tags", "metrics")
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
@@ -103,21 +113,24 @@ def make_bundle(source: Path, folder: Path, repo: str, license: str | None = Non
     model = run.model if run.recipe_file.is_file() else source
     if run.recipe_file.is_file() and run.summary() is None:
         raise UserError(f"the run in {source} is not finished; finish it with --resume auto.")
-    config = read_config(model / CONFIG_FILE)
+    config = _public(read_config(model / CONFIG_FILE))
+    load_exported(model)
     name = repo.rpartition("/")[2]
-    entry = zoo_table().get(name)
+    entry = _row_of(name, config, model / WEIGHTS_FILE)
     stated = config["pretrained_cfg"].get("license")
     license = license or (entry.license if entry else None) or stated or LICENSE_UNKNOWN  # noqa: A001
     config = _renamed(config, name, license)
-    _check_weights_file(model / WEIGHTS_FILE, config)
+    _check_weights_file(model / WEIGHTS_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(model / WEIGHTS_FILE, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    results = _run_results(run, config) if run.recipe_file.is_file() else _read_results(source / RESULTS_FILE)
+    results = _run_results(run, config) if run.recipe_file.is_file() else _read_results(source / RESULTS_FILE, config)
     facts = CardFacts(name, config, results, license, repo, entry)
     _check_provenance(facts)
+    if facts.recipe is not None:
+        (folder / "recipe.yaml").write_text(dump_recipe(facts.recipe), encoding="utf-8")
     if run.recipe_file.is_file():
-        _add_run(run, folder, config)
+        _add_run(run, folder, facts)
     if results is not None:
         (folder / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     entries = eval_results(facts)
@@ -131,18 +144,27 @@ def make_bundle(source: Path, folder: Path, repo: str, license: str | None = Non
 
 
 def check_bundle(bundle: Bundle) -> None:
-    """Check that the files load, the card is complete, and no file holds an access token.
+    """Check that the card is complete, and that no file holds an access token.
 
     Raises:
         UserError: naming what is wrong.
     """
-    load_exported(bundle.folder)
     metadata = ModelCard(bundle.card).data.to_dict()
     missing = [key for key in _NEEDED_METADATA if not metadata.get(key)]
     if missing:
         raise UserError(f"the card lacks {', '.join(missing)}; complete config.json and results.json.")
+    check_token(bundle)
+
+
+def check_token(bundle: Bundle, token: str | None = None) -> None:
+    """Check that no file holds an access token: this one, or what looks like one.
+
+    Raises:
+        UserError: naming the file.
+    """
     for name, file in bundle.files().items():
-        if _TOKEN.search(file.read_bytes()):
+        content = file.read_bytes()
+        if _TOKEN.search(content) or (token and token.encode() in content):
             raise UserError(f"{name} holds what looks like an access token of the Hub; take it out first.")
 
 
@@ -159,11 +181,27 @@ def _renamed(config: dict[str, Any], name: str, license: str) -> dict[str, Any]:
     return {**config, "pretrained_cfg": {**config["pretrained_cfg"], "tag": tag, "license": license}}
 
 
-def _check_weights_file(file: Path, config: dict[str, Any]) -> None:
-    if not file.is_file():
-        raise UserError(f"there are no weights at {file}; export the model again.")
-    if config.get("sha256") not in (None, file_sha256(file)):
-        raise UserError(f"{file} is damaged or was replaced: its sha256 is not that of config.json.")
+def _public(config: dict[str, Any]) -> dict[str, Any]:
+    """Take the places of this machine out of what a config says of its training."""
+    provenance = config.get("provenance", {})
+    if "recipe" not in provenance:
+        return config
+    recipe = public_recipe(make_recipe(provenance["recipe"], CONFIG_FILE))
+    return {**config, "provenance": {**provenance, "recipe": json.loads(json.dumps(recipe_dict(recipe)))}}
+
+
+def _row_of(name: str, config: dict[str, Any], weights: Path) -> ZooEntry | None:
+    """Look up the row of the zoo table that these weights are of."""
+    entry, provenance = zoo_table().get(name), config.get("provenance", {})
+    if entry is None or entry.sha256 == file_sha256(weights):
+        return entry
+    # of the authors' checkpoints the table knows no hash: what was imported under the name counts as such
+    if entry.page is not None and "source" in provenance and "recipe" not in provenance:
+        return entry
+    raise UserError(f"{name} is a row of the zoo table, and these are other weights; choose another name.")
+
+
+def _check_weights_file(file: Path) -> None:
     with safe_open(file, "pt") as weights:
         metadata = weights.metadata() or {}
     if metadata.get("format") != "pt":
@@ -182,17 +220,10 @@ def _check_provenance(facts: CardFacts) -> None:
         )
 
 
-def _add_run(run: RunFolder, folder: Path, config: dict[str, Any]) -> None:
+def _add_run(run: RunFolder, folder: Path, facts: CardFacts) -> None:
     """Add what only a run has, once it is what ``config.json`` tells of."""
-    recipe = public_recipe(load_recipe(run.recipe_file))
-    provenance = config.get("provenance", {})
-    for name, told, found in (
-        ("recipe.yaml", provenance.get("recipe"), recipe_dict(recipe)),
-        ("summary.json", provenance.get("summary"), run.summary()),
-    ):
-        if told != json.loads(json.dumps(found)):
-            raise UserError(f"{name} of {run.path} is not what model/config.json was exported with; train again.")
-    (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    if facts.recipe != public_recipe(load_recipe(run.recipe_file)) or facts.summary != run.summary():
+        raise UserError(f"recipe or summary of {run.path} are not what its model was exported with; train again.")
     shutil.copyfile(run.metrics_file, folder / "metrics.jsonl")
     curves = run.plots / "curves.png"
     if curves.is_file():
@@ -202,60 +233,32 @@ def _add_run(run: RunFolder, folder: Path, config: dict[str, Any]) -> None:
 
 def _run_results(run: RunFolder, config: dict[str, Any]) -> dict[str, Any]:
     """Take the numbers of a run's last validation, which are those of the exported weights."""
-    summary = run.summary() or {}
-    data = config["provenance"]["recipe"]["data"]
-    numbers = {key: summary["val_loss" if key == "loss" else key] for key in METRICS}
-    count = summary["val_images"]
-    return {
-        "model": config["architecture"],
-        "dataset": data["name"],
-        "split": data["val_split"],
-        **numbers,
-        "count": count,
-    }
+    summary, data = run.summary() or {}, load_recipe(run.recipe_file).data
+    numbers = {key: summary[name] for key, name in zip(METRICS, map(_name_in_summary, METRICS), strict=True)}
+    where = {"dataset": data.name, "split": validation_name(data)}
+    return {"model": config["architecture"], **where, **numbers, "count": summary["val_images"]}
 
 
-def _read_results(file: Path) -> dict[str, Any] | None:
+def _name_in_summary(metric: str) -> str:
+    return "val_loss" if metric == "loss" else metric
+
+
+def _read_results(file: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Read what was measured of an exported model; the place that it was measured at is left out."""
     if not file.is_file():
         return None
     try:
         results = read_json(file)
-        types = {"dataset": str, "split": str, "count": int, **dict.fromkeys(METRICS.keys() & results.keys(), float)}
-        wrong = [key for key, kind in types.items() if not isinstance(results[key], kind)]
-        if wrong:
-            raise ValueError(f"{wrong[0]} is {results[wrong[0]]!r}")
-    except (AttributeError, KeyError, OSError, ValueError) as error:
-        raise UserError(f"{file} is not what cutmix-zoo evaluate writes; measure again.") from error
-    return results
-
-
-def zoo_row(bundle: Bundle, revision: str) -> dict[str, Any]:
-    """Describe published weights as a row of the zoo table.
-
-    Args:
-        bundle: what was published.
-        revision: the commit, 40 hexadecimal digits.
-    """
-    facts, weights = bundle.facts, bundle.folder / WEIGHTS_FILE
-    described, recipe = facts.config["pretrained_cfg"], facts.recipe
-    hub = {
-        "repo": bundle.repo,
-        "revision": revision,
-        "size": weights.stat().st_size,
-        "sha256": file_sha256(weights),
-    }
-    if facts.entry is not None:
-        return hub
-    return {
-        "name": facts.name,
-        "method": method_of(recipe),
-        "dataset": facts.known.name if facts.known else None,
-        # one that is shipped, and as it is shipped: it can be named
-        "recipe": recipe.name if recipe and shipped_difference(recipe) == [] else None,
-        **hub,
-        "top1": facts.results and facts.results.get("top1"),
-        "license": facts.license,
-        "description": described.get("description") or f"{facts.name}.",
-        "paper": "arXiv:1905.04899",
-        **{key: described[key] for key in DATA_KEYS if key in ("interpolation", "crop_pct")},
-    }
+        numbers = {key: float(results[key]) for key in METRICS if key in results}
+        dataset, split, count = str(results["dataset"]), str(results["split"]), int(results["count"])
+        if not all(map(math.isfinite, numbers.values())):
+            raise ValueError("a number is not finite")
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is not what cutmix-zoo evaluate writes: {one_line(error)}; measure again.") from error
+    known = known_dataset(dataset)
+    if known is not None and known.num_classes != config["num_classes"]:
+        raise UserError(
+            f"{file} is about {dataset}, which has {known.num_classes} classes, and the model {config['num_classes']}; "
+            "measure again."
+        )
+    return {"model": config["architecture"], "dataset": dataset, "split": split, **numbers, "count": count}

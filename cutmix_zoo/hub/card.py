@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
-from timm.models import model_entrypoint
+from timm.models import get_pretrained_cfg, is_model, model_entrypoint
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import known_dataset
-from cutmix_zoo.training.recipe import load_recipe, make_recipe, recipe_dict, recipe_difference, recipe_head
+from cutmix_zoo.training.recipe import (
+    find_shipped,
+    load_recipe,
+    make_recipe,
+    recipe_dict,
+    recipe_difference,
+    recipe_head,
+)
 from cutmix_zoo.training.run import MAY_DIFFER
 
 if TYPE_CHECKING:
@@ -27,6 +34,10 @@ METRICS = {
 }
 """What ``results.json`` may hold: the Hub's name of the metric, what it is called, its unit."""
 
+_IN_THE_PACKAGE = ("fashion_mnist_mini",)
+"""Datasets that need no folder."""
+_ALWAYS_SAID = ("alpha", "prob", "per")
+"""Settings of a method that its reader looks for, also where they are the usual ones."""
 _LEFT_TO_DATA = ("data.input_size", "data.mean", "data.std", "model.in_chans", "model.num_classes")
 """What a shipped recipe leaves open and a run fills in."""
 
@@ -140,11 +151,27 @@ def shipped_difference(recipe: Recipe) -> list[str] | None:
         One line for each key that differs; None if none of that name is shipped.
     """
     try:
-        shipped = recipe_dict(load_recipe(recipe.name))
+        shipped = load_recipe(find_shipped(recipe.name))
     except UserError:
         return None
-    ignored = (*MAY_DIFFER, "seed", *_LEFT_TO_DATA)
-    return recipe_difference(shipped, recipe_dict(recipe), ignored)
+    known = known_dataset(shipped.data.name)
+    if known is not None:  # a run has filled in what the recipe left to the data
+        shipped = _filled_in(shipped, known)
+    ignored = (*MAY_DIFFER, "seed", *(() if known else _LEFT_TO_DATA))
+    return recipe_difference(recipe_dict(shipped), recipe_dict(recipe), ignored)
+
+
+def _filled_in(recipe: Recipe, known: KnownDataset) -> Recipe:
+    data = {key: getattr(recipe.data, key) or getattr(known, key) for key in ("input_size", "mean", "std")}
+    return replace(
+        recipe,
+        data=replace(recipe.data, **data),
+        model=replace(
+            recipe.model,
+            in_chans=recipe.model.in_chans or known.input_size[0],
+            num_classes=recipe.model.num_classes or known.num_classes,
+        ),
+    )
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
@@ -172,7 +199,8 @@ def _base_model(recipe: Recipe | None) -> str | None:
     name = recipe.model.name
     if name.startswith(("hf-hub:", "hf_hub:")):
         return name.partition(":")[2].partition("@")[0]
-    return None if ":" in name or _is_ours(name) else f"timm/{name}"
+    config = get_pretrained_cfg(name) if is_model(name) else None
+    return config.hf_hub_id.partition("@")[0] if config is not None and config.hf_hub_id else None
 
 
 def _is_ours(name: str) -> bool:
@@ -216,7 +244,7 @@ def _what_it_is(facts: CardFacts) -> str:
     described = facts.config["pretrained_cfg"].get("description")
     names = facts.config.get("label_names")
     if facts.entry is not None and facts.entry.page is not None:
-        text += f" {facts.entry.description} The weights are those that its authors published at {facts.entry.page}."
+        text += f" {facts.entry.description} Its authors published it at {facts.entry.page}."
     elif described:
         text += f" {described}"
     if names and len(names) <= 20:
@@ -260,7 +288,7 @@ def _others(facts: CardFacts) -> str:
     recipe = facts.recipe
     difference = None if recipe is None else shipped_difference(recipe)
     if recipe is None or difference is None:
-        return "The paper has no number for this setting."
+        return "No number of the paper is known for this setting."
     head = recipe_head(recipe.name)
     if head["Paper"].startswith("none"):
         return "The paper has no number for this setting."
@@ -307,7 +335,7 @@ def _training(facts: CardFacts) -> str:
             f" The file it was imported from, {source['file']}, has the sha256 `{source['sha256']}`." if source else ""
         )
         repeat = f" The recipe `{facts.entry.recipe}` repeats the setting." if facts.entry else ""
-        return f"Not trained with this package.{come}{repeat}"
+        return f"How it was trained is not recorded.{come}{repeat}"
     minutes = summary["train_seconds"] / 60
     time = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.1f} minutes"
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
@@ -324,6 +352,8 @@ def _training(facts: CardFacts) -> str:
     table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in rows.items())])
     kept = "`recipe.yaml` in this repository is the whole recipe: " if facts.repo else ""
     config = "recipe.yaml" if facts.repo else recipe.name
+    if recipe.data.name not in _IN_THE_PACKAGE:
+        config += " --data.root FOLDER"
     return (
         f"{table}\n\n{kept}`accelerate launch -m cutmix_zoo.train --config {config}` trains it again; on the CPU, "
         "with the same versions and number of threads, to the bit."
@@ -334,7 +364,9 @@ def _settings(recipe: Recipe) -> str:
     mix = recipe_dict(recipe)["mix"]
     if mix is None:
         return "none"
-    settings = ", ".join(f"{key} {value}" for key, value in mix.items() if key != "name" and value is not None)
+    usual = {field.name: field.default for field in fields(recipe.mix)}  # type: ignore[arg-type]
+    chosen = {key: value for key, value in mix.items() if key in _ALWAYS_SAID or value != usual.get(key)}
+    settings = ", ".join(f"{key} {value}" for key, value in chosen.items() if key != "name")
     return f"{mix['name']} ({settings})" if settings else mix["name"]
 
 

@@ -1,30 +1,27 @@
 """Publishing to the Hugging Face Hub: the only place that uploads.
 
-A repository is private until what it holds has been read back and compared. Whatever interrupts a publication, the same
-command goes on: what is there already is not sent again.
+A new repository is private until what it holds has been read back and compared; in one that is public already a commit
+is seen at once, but for a pull request. Whatever interrupts a publication, the same command goes on: what is there
+already is not sent again.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from cutmix_zoo.errors import UserError, one_line
-from cutmix_zoo.hub.bundle import Bundle, check_bundle
+from cutmix_zoo.hub.bundle import PUBLISHED_FILES, Bundle, check_token
 from cutmix_zoo.hub.fresh_logits import probe, probe_elsewhere
-from cutmix_zoo.known import KNOWN_DATASETS
 from cutmix_zoo.models.exported import load_exported
-from cutmix_zoo.store import WEIGHTS_FILE, WEIGHTS_NAME, file_sha256
-from cutmix_zoo.training.files import write_text
-from cutmix_zoo.zoo import read_table
+from cutmix_zoo.store import WEIGHTS_FILE, file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +31,11 @@ if TYPE_CHECKING:
 MAIN = "main"
 """The branch that a repository shows."""
 _ALWAYS_THERE = ".gitattributes"
+_FIRST = "initial commit"
+"""What the Hub calls the commit that a repository begins with."""
+_PUBLISH = "Publish"
+"""What our commits begin with."""
+_PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,6 @@ def check_here(bundle: Bundle) -> None:
     Raises:
         UserError: if it does not.
     """
-    check_bundle(bundle)
     _compare(bundle, bundle.folder)
 
 
@@ -83,16 +84,20 @@ def publish(bundle: Bundle, wishes: Wishes, api: HfApi) -> str:
         UserError: if the Hub cannot be reached, refuses something or returns other files than were sent, with what to
             do. The same call then goes on from where it stopped.
     """
-    if get_token() is None and not api.token:
+    token = api.token if isinstance(api.token, str) else get_token()
+    if token is None:
         raise UserError(
             "publishing needs an access token of the Hub with the right to write: `hf auth login` keeps one."
         )
-    with _going_on_later(bundle.repo):
+    check_token(bundle, token)
+    with _going_on_later(bundle.repo, token):
         info = _repository(bundle.repo, wishes, api)
+        if wishes.tag is not None:
+            _check_tag(bundle.repo, wishes.tag, str(info.sha), api)
         revision = _pull_request(bundle, api) if wishes.create_pr else MAIN
         commit = api.create_commit(
             bundle.repo,
-            [CommitOperationAdd(name, str(file)) for name, file in bundle.files().items()],
+            _operations(bundle, api.model_info(bundle.repo, revision=revision) if revision != MAIN else info),
             commit_message=_title(bundle),
             revision=revision,
             create_pr=wishes.create_pr and revision == MAIN,
@@ -103,8 +108,20 @@ def publish(bundle: Bundle, wishes: Wishes, api: HfApi) -> str:
         if wishes.tag is not None:
             _tag(bundle.repo, wishes.tag, commit, api)
         if not wishes.private and not wishes.create_pr:
-            _make_public(bundle, api)
+            _make_public(bundle.repo, commit, api)
     return commit
+
+
+def _operations(bundle: Bundle, info: ModelInfo) -> list[CommitOperationAdd | CommitOperationDelete]:
+    """Replace all files that a publication has; what is left of an earlier one would be about other weights."""
+    files, there = bundle.files(), {found.rfilename for found in info.siblings or ()}
+    pickles = sorted(name for name in there if name.endswith(_PICKLES))
+    if pickles:
+        raise UserError(f"{bundle.repo} holds {', '.join(pickles)}, which would be loaded as well; delete it first.")
+    return [
+        *(CommitOperationAdd(name, str(file)) for name, file in files.items()),
+        *(CommitOperationDelete(name) for name in PUBLISHED_FILES if name in there and name not in files),
+    ]
 
 
 def _repository(repo: str, wishes: Wishes, api: HfApi) -> ModelInfo:
@@ -121,7 +138,7 @@ def _repository(repo: str, wishes: Wishes, api: HfApi) -> ModelInfo:
 
 
 def _title(bundle: Bundle) -> str:
-    return f"Publish {bundle.facts.name} ({file_sha256(bundle.folder / WEIGHTS_FILE)[:12]})"
+    return f"{_PUBLISH} {bundle.facts.name} ({file_sha256(bundle.folder / WEIGHTS_FILE)[:12]})"
 
 
 def _pull_request(bundle: Bundle, api: HfApi) -> str:
@@ -144,93 +161,73 @@ def _verify(bundle: Bundle, commit: str, api: HfApi) -> None:
 
 
 def _compare(bundle: Bundle, folder: Path) -> None:
-    expected, found = probe(load_exported(bundle.folder)), probe_elsewhere(folder)
+    expected = probe(load_exported(bundle.folder))
+    found = probe_elsewhere(folder, needs_import=bundle.facts.needs_import)
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
         raise UserError(f"the model computes something else when it is loaded from {folder}; it is not published.")
 
 
+def _check_tag(repo: str, tag: str, head: str, api: HfApi) -> None:
+    """Refuse a tag that stands elsewhere, before anything is uploaded."""
+    there = _tags(repo, api).get(tag, head)
+    if there != head:
+        raise UserError(f"{repo} has the tag {tag} already, for {there}; choose another --tag.")
+
+
 def _tag(repo: str, tag: str, commit: str, api: HfApi) -> None:
-    there = {found.name: found.target_commit for found in api.list_repo_refs(repo).tags}
-    if tag not in there:
+    there = _tags(repo, api).get(tag)
+    if there is None:
         api.create_tag(repo, tag=tag, revision=commit)
-    elif there[tag] != commit:
+    elif there != commit:
         raise UserError(
-            f"{repo} has the tag {tag} already, for {there[tag]}; choose another --tag for {commit}, which is uploaded."
+            f"{repo} has the tag {tag} already, for {there}; choose another --tag for {commit}, which is uploaded."
         )
 
 
-def _make_public(bundle: Bundle, api: HfApi) -> None:
-    """Show a repository to everybody, if there is nothing in it that was not just checked."""
-    info = api.model_info(bundle.repo)
+def _tags(repo: str, api: HfApi) -> dict[str, str]:
+    return {found.name: found.target_commit for found in api.list_repo_refs(repo).tags}
+
+
+def _make_public(repo: str, commit: str, api: HfApi) -> None:
+    """Show a repository to everybody, if there is nothing in it, or in its history, but what was published."""
+    info = api.model_info(repo)
     if not info.private:
         return
-    published = {*bundle.files(), _ALWAYS_THERE}
-    others = sorted({found.rfilename for found in info.siblings or ()} - published)
+    others = _not_published(repo, commit, info, api)
     if others:
         raise UserError(
-            f"{bundle.repo} stays private: it also holds {', '.join(others)}. Make it public by hand, delete them, or "
-            "add --private."
+            f"{repo} stays private: it also holds {', '.join(others)}, which everybody would see. Make it public by "
+            "hand, choose another repository, or add --private."
         )
-    api.update_repo_settings(bundle.repo, private=False)
+    api.update_repo_settings(repo, private=False)
+
+
+def _not_published(repo: str, commit: str, info: ModelInfo, api: HfApi) -> list[str]:
+    """Name the files, commits, branches and pull requests of a repository that were not put there by publishing."""
+    files = {found.rfilename for found in info.siblings or ()} - {*PUBLISHED_FILES, _ALWAYS_THERE}
+    history = api.list_repo_commits(repo)
+    foreign = [each for each in history if each.title != _FIRST and not each.title.startswith(_PUBLISH)]
+    refs = api.list_repo_refs(repo, include_pull_requests=True)
+    known = {each.commit_id for each in history}
+    return [
+        *sorted(files),
+        *(f"the commit {each.commit_id[:8]} ({each.title})" for each in foreign),
+        *(f"the branch {each.name}" for each in refs.branches if each.name != MAIN),
+        *(f"the tag {each.name}" for each in refs.tags if each.target_commit not in known),
+        *(f"the pull request {each.ref}" for each in refs.pull_requests or ()),
+        *([] if info.sha == commit else [f"the newer commit {str(info.sha)[:8]}"]),
+    ]
 
 
 @contextmanager
-def _going_on_later(repo: str) -> Iterator[None]:
+def _going_on_later(repo: str, token: str) -> Iterator[None]:
     """Turn what the Hub's client raises into one line, without the access token."""
     try:
         yield
-    except UserError:
+    except (AssertionError, TypeError, UserError):  # those are ours
         raise
     except Exception as error:  # noqa: BLE001  of the HTTP library too, which depends on the client's version
-        text = one_line(error)
-        token = get_token()
-        if token:
-            text = text.replace(token, "(token)")
+        text = one_line(error).replace(token, "(token)")
         raise UserError(
             f"{repo} is not published completely: {text} The same command goes on, and sends nothing twice."
         ) from None
-
-
-def check_row(row: dict[str, Any], name: str) -> None:
-    """Check that a row fits into the zoo table.
-
-    Args:
-        row: what :func:`~cutmix_zoo.hub.bundle.zoo_row` returned.
-        name: of the model.
-
-    Raises:
-        UserError: if the table cannot have it.
-    """
-    if "name" not in row:  # it adds to one that is there
-        return
-    if not WEIGHTS_NAME.fullmatch(name):
-        raise UserError(f"{name} cannot be a row of the zoo table: call the repository ARCHITECTURE.TAG.")
-    if row["dataset"] not in KNOWN_DATASETS or row["recipe"] is None:
-        raise UserError(f"{name} cannot be a row of the zoo table: its dataset or its recipe is not known.")
-
-
-def add_to_table(row: dict[str, Any], name: str, file: Path) -> None:
-    """Write a row into a zoo table, or what is new into the row that the table has.
-
-    Args:
-        row: what :func:`~cutmix_zoo.hub.bundle.zoo_row` returned.
-        name: of the model.
-        file: a ``zoo.json``.
-
-    Raises:
-        UserError: if the file is no zoo table, or cannot have the row.
-    """
-    check_row(row, name)
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-        found = [each for each in table["weights"] if each["name"] == name]
-    except (KeyError, OSError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is not a zoo table: {one_line(error)}") from error
-    if not found and "name" not in row:
-        raise UserError(f"{file} has no row {name}, which the installed table has; give the table of this version.")
-    if found:
-        found[0].update(row)
-    else:
-        table["weights"].append({key: value for key, value in row.items() if value is not None})
-    read_table(table)
-    write_text(file, json.dumps(table, indent=2, ensure_ascii=False) + "\n")

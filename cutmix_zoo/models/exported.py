@@ -21,9 +21,10 @@ from timm.models import PretrainedCfg
 from cutmix_zoo.errors import UserError, did_you_mean, one_line, shown
 from cutmix_zoo.keys import isolated_rng
 from cutmix_zoo.models.weights import check_weights
-from cutmix_zoo.store import WEIGHTS_FILE
+from cutmix_zoo.store import WEIGHTS_FILE, file_sha256
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -33,6 +34,8 @@ CONFIG_FILE = "config.json"
 
 _LARGEST_CONFIG = 16 * 2**20
 """Bytes; the names of 21,000 classes take one."""
+_SMALL = 256 * 2**20
+"""Bytes that any network may keep beside its weights."""
 _LARGEST_ARGUMENT = 4096
 """No network is as deep or as wide."""
 _PLACES = {"source", "url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "custom_load"}
@@ -59,17 +62,28 @@ def load_exported(folder: Path, architecture: str | None = None) -> nn.Module:
     if architecture not in (None, found):
         raise UserError(f"{folder / CONFIG_FILE} describes {shown(found)}, expected {architecture}.")
     weights = read_weights(folder / WEIGHTS_FILE)
+    if config.get("sha256") not in (None, file_sha256(folder / WEIGHTS_FILE)):
+        raise UserError(f"{folder / WEIGHTS_FILE} is damaged or was replaced: its sha256 is not that of {CONFIG_FILE}.")
     try:
         # takes no memory yet, whatever the config asks for
         with torch.device("meta"), isolated_rng(0):
-            expected = timm.create_model(f"local-dir:{folder}").state_dict()
-        check_weights(found, expected, weights)
+            planned = timm.create_model(f"local-dir:{folder}")
+        check_weights(found, planned.state_dict(), weights)
+        _check_buffers(planned, weights)
         with isolated_rng(0):
             return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
     except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"cannot make {found} as {folder / CONFIG_FILE} says: {one_line(error)}") from error
+
+
+def _check_buffers(planned: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Refuse a network that keeps much more than its weights, such as tables for images of an absurd size."""
+    size = sum(buffer.numel() * buffer.element_size() for buffer in planned.buffers())
+    room = 4 * sum(weight.nbytes for weight in weights.values()) + _SMALL
+    if size > room:
+        raise UserError(f"it would take {size / 1e9:.1f} GB beside its weights, which is more than any such network.")
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -141,7 +155,29 @@ def _check_config(config: Any) -> None:
         not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names)
     ):
         raise ValueError(f"label_names are not the names of {count} classes")
+    if not isinstance(config.get("provenance", {}), dict):
+        raise ValueError("provenance is not a mapping")
+    _check_preprocessing(described, size[0])
     _check_arguments(config.get("model_args", {}))
+
+
+def _check_preprocessing(described: dict[str, Any], channels: int) -> None:
+    for key in ("mean", "std"):
+        value = described.get(key)
+        if value is not None and not (
+            isinstance(value, list) and len(value) in (1, channels) and all(map(_is_number, value))
+        ):
+            raise ValueError(f"{key} is {shown(str(value))}, expected a number for each channel")
+    share = described.get("crop_pct")
+    if share is not None and not (_is_number(share) and 0 < share <= 1):
+        raise ValueError(f"crop_pct is {shown(str(share))}, expected a share of the side")
+    for key in ("interpolation", "crop_mode"):
+        if not isinstance(described.get(key, ""), str):
+            raise ValueError(f"{key} is {shown(str(described[key]))}, expected a word")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_arguments(arguments: Any) -> None:

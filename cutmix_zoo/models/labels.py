@@ -29,7 +29,10 @@ def known_label_names(network: nn.Module) -> tuple[str, ...] | None:
     if isinstance(names, dict):  # timm takes a mapping too, whose keys are strings once it has been in a JSON file
         names = [names[key] for key in sorted(names, key=int)]
     if names and len(names) == num_classes:
-        return tuple(names)
+        # they come from a file that anybody may have written, and go to a terminal
+        return tuple(
+            "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(name)) for name in names
+        )
     # not of the network itself: where it has no classes, timm counts those of its config
     subset = infer_imagenet_subset({"num_classes": num_classes})
     if subset is None or not _IMAGENET_TAG.search(config.get("tag") or ""):

@@ -15,6 +15,7 @@ from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.keys import Stream, isolated_rng
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.models.regularize import regularize_blocks
+from cutmix_zoo.store import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from cutmix_zoo.models.regularize import BlockRegularizers
@@ -69,6 +70,9 @@ def make_network(recipe: Recipe) -> nn.Module:
     """
     arguments, others = _regularizer_args(recipe.regularize)
     arguments.update(recipe.model.args)
+    if recipe.model.name.startswith(("hf-hub:", "hf_hub:")):
+        # a repository without it may hold a pickle, which is not opened
+        arguments["pretrained_cfg_overlay"] = {"hf_hub_filename": WEIGHTS_FILE}
     try:
         with isolated_rng(recipe.seed, Stream.INIT):
             network = timm.create_model(

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,11 +18,10 @@ from safetensors.torch import load_file
 import cutmix_zoo.hub.publish
 import cutmix_zoo.zoo
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.hub.bundle import Bundle, make_bundle, zoo_row
+from cutmix_zoo.hub.bundle import Bundle, make_bundle
 from cutmix_zoo.hub.fresh_logits import probe, probe_elsewhere
-from cutmix_zoo.hub.publish import Wishes, add_to_table, check_here, publish
+from cutmix_zoo.hub.publish import Wishes, check_here, publish
 from cutmix_zoo.models.exported import load_exported
-from cutmix_zoo.zoo import read_table, zoo_table
 from tests.hub.conftest import REPO
 from tests.hub.server import Fault, Hub, Request, User, client_environment, serve
 
@@ -36,12 +34,16 @@ TAG = Wishes(tag="v1.0")
 FAULTS: tuple[int | float | str, ...] = (500, "drop", "drop_after", 0.2)
 
 
+def computed_here(folder: Path, **_: object) -> torch.Tensor:
+    return probe(load_exported(folder))
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     # what a process of its own computes is looked at once, below
-    monkeypatch.setattr(cutmix_zoo.hub.publish, "probe_elsewhere", lambda folder: probe(load_exported(folder)))
+    monkeypatch.setattr(cutmix_zoo.hub.publish, "probe_elsewhere", computed_here)
     # the client waits longer each time before it tries again
     monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
     with serve(tokens={TOKEN: User("tester", "write"), OTHER_TOKEN: User("other", "write")}) as server:
@@ -178,20 +180,86 @@ def test_it_stays_private_on_demand(hub: Hub, bundle: Bundle) -> None:
 
 def test_a_private_repository_with_other_files_is_not_shown(hub: Hub, bundle: Bundle) -> None:
     hub.add_repo(REPO, {"notes.txt": b"mine"}, private=True)
-    with pytest.raises(UserError, match=r"stays private: it also holds notes.txt"):
+    with pytest.raises(UserError, match=r"stays private: it also holds notes.txt, the commit .{8} \(add_repo\)"):
         publish(bundle, TAG, client(hub))
     assert hub.repos[REPO].private
     assert hub.files(REPO)["notes.txt"] == b"mine"
 
 
+def test_a_private_repository_with_a_history_of_its_own_is_not_shown(hub: Hub, bundle: Bundle) -> None:
+    hub.add_repo(REPO, {"README.md": b"a secret list of customers"}, private=True)
+    with pytest.raises(UserError, match=r"stays private: it also holds the commit"):
+        publish(bundle, TAG, client(hub))
+    assert hub.repos[REPO].private
+    assert shown_files(hub) == contents(bundle)
+
+
+@pytest.mark.parametrize("kind", ["branch", "pull request", "newer commit"])
+def test_a_private_repository_with_something_beside_it_is_not_shown(hub: Hub, bundle: Bundle, kind: str) -> None:
+    publish(bundle, Wishes(private=True), client(hub))
+    api = client(hub)
+    if kind == "branch":
+        api.create_branch(REPO, branch="drafts")
+    elif kind == "pull request":
+        api.create_pull_request(REPO, title="mine")
+    else:
+
+        def meddle(request: Request) -> None:
+            if "/tree/" in request.path and not hub.faults_seen:
+                hub.faults_seen = True
+                hub.add_repo(REPO, {**hub.files(REPO), "README.md": b"theirs"}, private=True)
+
+        hub.faults_seen = False
+        hub.faults = meddle
+    with pytest.raises(UserError, match=f"stays private: it also holds .*the {kind}"):
+        publish(bundle, Wishes(), client(hub))
+    assert hub.repos[REPO].private
+
+
+def test_what_an_earlier_publication_left_is_replaced(hub: Hub, bundle: Bundle) -> None:
+    old = {
+        "results.json": b'{"top1": 99.9}',
+        ".eval_results/accuracy.yaml": b"[]",
+        "recipe.yaml": b"old",
+        "notes.txt": b"mine",
+    }
+    hub.add_repo(REPO, old)
+    for name in ("results.json", "recipe.yaml", ".eval_results/accuracy.yaml"):
+        (bundle.folder / name).unlink()
+    publish(bundle, TAG, client(hub))
+    assert shown_files(hub) == {**contents(bundle), "notes.txt": b"mine"}
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "old/weights.pth"])
+def test_a_repository_with_a_pickle_gets_nothing(hub: Hub, bundle: Bundle, name: str) -> None:
+    hub.add_repo(REPO, {name: b"pickle"})
+    with pytest.raises(UserError, match=f"holds {name}, which would be loaded as well; delete it first"):
+        publish(bundle, TAG, client(hub))
+    assert hub.files(REPO) == {name: b"pickle"}
+
+
+def test_a_file_with_the_token_is_not_sent(hub: Hub, bundle: Bundle) -> None:
+    token = "a.token.of.another.form"
+    (bundle.folder / "metrics.jsonl").write_text(f'{{"epoch": 1, "token": "{token}"}}')
+    with pytest.raises(UserError, match=r"metrics.jsonl holds what looks like an access token"):
+        publish(bundle, TAG, client(hub, token))
+    assert hub.log == []
+
+
 def test_a_tag_of_another_commit_stays(hub: Hub, bundle: Bundle, tmp_path: Path, published_run: Path) -> None:
     first = publish(bundle, TAG, client(hub))
     other = make_bundle(published_run, tmp_path / "other", REPO, "mit")
-    with pytest.raises(UserError, match=f"has the tag v1.0 already, for {first}; choose another --tag"):
+    with pytest.raises(
+        UserError, match=f"has the tag v1.0 already, for {first}; choose another --tag for .{{40}}, which"
+    ):
         publish(other, TAG, client(hub))
     assert hub.repos[REPO].tags == {"v1.0": first}
     second = publish(other, Wishes(tag="v1.1"), client(hub))
     assert hub.repos[REPO].tags == {"v1.0": first, "v1.1": second}
+    hub.reset_log()
+    with pytest.raises(UserError, match=f"has the tag v1.0 already, for {first}; choose another --tag\\."):
+        publish(other, TAG, client(hub))
+    assert not hub.requests("POST"), "it is seen before anything is sent"
 
 
 def test_a_pull_request_leaves_main_alone_and_is_found_again(hub: Hub, bundle: Bundle) -> None:
@@ -249,15 +317,15 @@ def test_a_model_that_computes_something_else_elsewhere_is_not_published(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_here(bundle)  # in a process of its own
-    assert torch.equal(probe_elsewhere(bundle.folder), probe(load_exported(bundle.folder)))
-    monkeypatch.setattr(cutmix_zoo.hub.publish, "probe_elsewhere", lambda folder: probe(load_exported(folder)) + 1e-2)
+    assert torch.equal(probe_elsewhere(bundle.folder, needs_import=True), probe(load_exported(bundle.folder)))
+    monkeypatch.setattr(cutmix_zoo.hub.publish, "probe_elsewhere", lambda *given, **_: computed_here(*given) + 1e-2)
     with pytest.raises(UserError, match="computes something else"):
         check_here(bundle)
 
 
 def test_what_does_not_load_elsewhere_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not load in a process of its own: .*Error"):
-        probe_elsewhere(tmp_path)
+        probe_elsewhere(tmp_path, needs_import=False)
 
 
 def shell(hub: Hub, home: Path, *arguments: str, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
@@ -295,7 +363,7 @@ def test_the_command_line_publishes_and_timm_loads_it(run: Path, tmp_path: Path)
         assert dry.stdout.endswith(f"{REPO}: checked; nothing was uploaded\n")
         refused = shell(hub, home, *command, "--zoo-json", str(table))
         assert (refused.returncode, hub.log) == (2, []), "a recipe of one's own cannot be in the table"
-        assert "its dataset or its recipe is not known" in refused.stderr
+        assert "its dataset, its preprocessing or its recipe" in refused.stderr
         done = shell(hub, home, *command)
         assert done.returncode == 0, done.stderr
         row = json.loads(done.stdout[done.stdout.index("{") :])
@@ -310,56 +378,6 @@ def test_the_command_line_publishes_and_timm_loads_it(run: Path, tmp_path: Path)
     assert len(written) > 10
     assert not any(TOKEN.encode() in content for content in written)
     assert not any(TOKEN in text for each in (dry, refused, done) for text in (each.stdout, each.stderr))
-
-
-def test_a_row_completes_the_one_that_is_there_or_is_a_new_one(bundle: Bundle, tmp_path: Path) -> None:
-    table = tmp_path / "zoo.json"
-    original = json.loads(Path(cutmix_zoo.zoo.__file__).with_name("zoo.json").read_text(encoding="utf-8"))
-    table.write_text(json.dumps(original))
-    commit = "0123456789" * 4
-    name = "resnet50.cutmix_in1k"
-    known = replace(bundle, facts=replace(bundle.facts, name=name, entry=zoo_table()[name], repo=f"tester/{name}"))
-    add_to_table(zoo_row(known, commit), name, table)
-    changed = read_table(json.loads(table.read_text()))[name]
-    weights = bundle.folder / "model.safetensors"
-    expected = replace(
-        zoo_table()[name], repo=f"tester/{name}", revision=commit, size=weights.stat().st_size, sha256=changed.sha256
-    )
-    assert changed == expected
-    row = {**zoo_row(bundle, commit), "recipe": "quickstart"}
-    add_to_table(row, bundle.facts.name, table)
-    add_to_table(row, bundle.facts.name, table)
-    rows = json.loads(table.read_text())["weights"]
-    assert len(rows) == len(original["weights"]) + 1
-    new = read_table(json.loads(table.read_text()))["cifar_resnet8.mine"]
-    assert (new.repo, new.revision, new.dataset, new.method) == (REPO, commit, "fashion_mnist", "CutMix")
-    assert new.top1 == bundle.facts.summary["top1"]
-
-
-@pytest.mark.parametrize(
-    ("change", "name", "message"),
-    [
-        ({}, "mine", "call the repository ARCHITECTURE.TAG"),
-        ({"dataset": None}, "cifar_resnet8.mine", "its dataset or its recipe is not known"),
-        ({"recipe": None}, "cifar_resnet8.mine", "its dataset or its recipe is not known"),
-    ],
-)
-def test_what_the_table_cannot_have_is_refused(
-    change: dict[str, None], name: str, message: str, bundle: Bundle, tmp_path: Path
-) -> None:
-    row = {**zoo_row(bundle, "0" * 40), "recipe": "quickstart", **change}
-    with pytest.raises(UserError, match=message):
-        add_to_table(row, name, tmp_path / "zoo.json")
-
-
-def test_another_file_is_no_table(bundle: Bundle, tmp_path: Path) -> None:
-    row = {**zoo_row(bundle, "0" * 40), "recipe": "quickstart"}
-    for text in (None, "[]", "{", '{"weights": [], "sources": {}}'):
-        if text is not None:
-            (tmp_path / "zoo.json").write_text(text)
-        entry = {"repo": REPO} if text and "sources" in text else row
-        with pytest.raises(UserError, match=r"is not a zoo table|has no row"):
-            add_to_table(entry, "cifar_resnet8.mine", tmp_path / "zoo.json")
 
 
 def test_timm_alone_loads_an_architecture_of_its_own(tmp_path: Path) -> None:
