@@ -155,8 +155,8 @@ def shipped_difference(recipe: Recipe) -> list[str] | None:
     except UserError:
         return None
     known = known_dataset(shipped.data.name)
-    if known is not None:  # a run has filled in what the recipe left to the data
-        shipped = _filled_in(shipped, known)
+    if known is not None:  # what a recipe leaves to the data, a run has filled in
+        shipped, recipe = _filled_in(shipped, known), _filled_in(recipe, known)
     ignored = (*MAY_DIFFER, "seed", *(() if known else _LEFT_TO_DATA))
     return recipe_difference(recipe_dict(shipped), recipe_dict(recipe), ignored)
 

@@ -39,7 +39,8 @@ class ListedWeights:
         parameters: their number.
         license: of the weights, if that is known.
         data_license: what the owners of the dataset allow, as they state it.
-        where: ``package``, ``store``, or None if they are not on this machine.
+        where: ``package``, ``store``, ``cache`` (fetched from the Hub), ``hub`` (fetched when they are asked for), or
+            None if they are to be had nowhere but from their authors.
         own: whether they are the user's own, and not in the zoo table.
         description: one sentence or two.
         page: where they were published.
@@ -110,7 +111,7 @@ def _zoo_weights() -> Iterator[ListedWeights]:
             parameters=_parameters(entry.architecture, data.num_classes, data.input_size[0]),
             license=entry.license,
             data_license=data.licence,
-            where=weights.where if weights else None,
+            where=weights.where if weights else "hub" if entry.repo else None,
             own=False,
             description=entry.description,
             page=entry.page,

@@ -27,7 +27,9 @@ def test_a_tag_an_exported_folder_and_a_run_are_loaded(tmp_path: Path) -> None:
         ("cifar_resnet8", r"with weights there are cifar_resnet8\.cutmix_fmnist_mini"),
         ("cifar_resnet8.cutmix_fmnist_min", r"with weights there are cifar_resnet8\.cutmix_fmnist_mini"),
         ("resnet18x", "cannot load 'resnet18x'"),
-        ("nobody/nothing", "cannot load 'nobody/nothing' as 'hf-hub:nobody/nothing'"),
+        ("nobody/nothing", "cannot get config.json of nobody/nothing from the Hugging Face Hub: .*offline mode"),
+        ("hf_hub:nobody/nothing@main", "cannot get config.json of nobody/nothing from the Hugging Face Hub"),
+        ("a--b/../c", "'a--b/../c' is not the name of a repository"),
     ],
 )
 def test_a_model_that_cannot_be_had_is_one_line(model: str, message: str) -> None:
@@ -44,5 +46,6 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", ["{}", '{"model_type": "vit"}', "{"])
 def test_a_folder_with_a_foreign_config_is_refused(config: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config)
-    with pytest.raises(UserError, match="cannot load"):
-        load_network(str(tmp_path))
+    for name in (str(tmp_path), f"local-dir:{tmp_path}"):
+        with pytest.raises(UserError, match=r"config.json is not a config of an exported model"):
+            load_network(name)

@@ -180,7 +180,7 @@ def test_it_stays_private_on_demand(hub: Hub, bundle: Bundle) -> None:
 
 def test_a_private_repository_with_other_files_is_not_shown(hub: Hub, bundle: Bundle) -> None:
     hub.add_repo(REPO, {"notes.txt": b"mine"}, private=True)
-    with pytest.raises(UserError, match=r"stays private: it also holds notes.txt, the commit .{8} \(add_repo\)"):
+    with pytest.raises(UserError, match=r"stays private: it also holds notes.txt, the commit .{8} \(Add files\)"):
         publish(bundle, TAG, client(hub))
     assert hub.repos[REPO].private
     assert hub.files(REPO)["notes.txt"] == b"mine"

@@ -82,6 +82,11 @@ def test_what_was_exported_is_loaded_as_timm_loads_it(folder: Path) -> None:
         (described(input_size=[1, 28, 10**6]), "input_size is"),
         (described(input_size=[3, 28, 28]), "conv1.weight has another shape"),
         (described(mean=[float("nan")]), "it holds NaN, which is not JSON"),
+        (described(mean="x"), "mean is 'x', expected a number for each channel"),
+        (described(std=[[1]]), "std is"),
+        (described(crop_pct="a"), "crop_pct is 'a', expected a share of the side"),
+        (described(interpolation=1), "interpolation is '1', expected a word"),
+        (lambda config: config.update(provenance=None), "provenance is not a mapping"),
     ],
 )
 def test_a_config_that_is_not_of_this_network_is_refused(
@@ -136,6 +141,9 @@ def test_numbers_that_are_not_finite_are_refused(value: float, folder: Path) -> 
     state = load_file(folder / "model.safetensors")
     state["fc.bias"][3] = value
     save_file(state, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"its sha256 is not that of config.json"):
+        load_exported(folder)
+    change(folder, lambda config: config.pop("sha256"))
     with pytest.raises(UserError, match=r"fc.bias of cifar_resnet8 holds numbers that are not finite"):
         load_exported(folder)
 
@@ -158,3 +166,21 @@ def test_a_truncated_file_is_refused(length: int, folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(content[:length])
     with pytest.raises(UserError, match="is not a sound safetensors file"):
         read_weights(folder / "model.safetensors")
+
+
+def test_tables_larger_than_any_networks_are_refused(tmp_path: Path) -> None:
+    arguments = {"window_size": 256, "img_size": 1024, "embed_dim": 8, "depths": [1] * 4, "num_heads": [1] * 4}
+    with torch.device("meta"):
+        planned = timm.create_model("swin_tiny_patch4_window7_224", num_classes=2, **arguments)
+    save_file(
+        {key: torch.zeros(value.shape) for key, value in planned.state_dict().items()}, tmp_path / "model.safetensors"
+    )
+    config = {
+        "architecture": "swin_tiny_patch4_window7_224",
+        "num_classes": 2,
+        "pretrained_cfg": {"input_size": [3, 1024, 1024]},
+        "model_args": arguments,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"it would take 36\.6 GB beside its weights"):
+        load_exported(tmp_path)

@@ -1,0 +1,195 @@
+"""Cards say what is known, and nothing else."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from cutmix_zoo.hub.card import CardFacts, eval_results, make_card, shipped_difference
+from cutmix_zoo.training.recipe import load_recipe, recipe_dict
+from cutmix_zoo.zoo import zoo_table
+from tests.conftest import random_image
+from tests.hub.server import card_problems
+
+ROOT = Path(__file__).parents[2] / "hub_cards"
+NAME = "cifar_resnet20.cutmix_fmnist"
+CONFIG = json.loads((ROOT / NAME / "config.json").read_text())
+RESULTS = json.loads((ROOT / NAME / "results.json").read_text())
+
+
+def facts(recipe: dict[str, Any] | None = None, **changes: Any) -> CardFacts:
+    """The shipped model on the Hub, trained by another recipe if one is given."""
+    config = CONFIG
+    if recipe is not None:
+        config = {**CONFIG, "provenance": {**CONFIG["provenance"], "recipe": recipe}}
+    return replace(CardFacts("cifar_resnet20.mine", config, RESULTS, "apache-2.0", "me/cifar_resnet20.mine"), **changes)
+
+
+def metadata(card: str) -> dict[str, Any]:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def trained_by(shipped: str, **overrides: str) -> dict[str, Any]:
+    return recipe_dict(load_recipe(shipped, {key.replace("__", "."): value for key, value in overrides.items()}))
+
+
+def test_metadata_is_complete_and_passes_the_hubs_check() -> None:
+    card = make_card(facts())
+    assert card_problems(card) == ([], [])
+    found = metadata(card)
+    assert (found["license"], found["library_name"], found["pipeline_tag"]) == (
+        "apache-2.0",
+        "timm",
+        "image-classification",
+    )
+    assert found["tags"] == ["image-classification", "timm", "cutmix_zoo", "cutmix"]
+    assert found["datasets"] == ["zalando-datasets/fashion_mnist"]
+    assert "base_model" not in found
+    (result,) = found["model-index"][0]["results"]
+    assert result["dataset"] == {
+        "name": "Fashion-MNIST",
+        "type": "zalando-datasets/fashion_mnist",
+        "split": "validation",
+    }
+    assert {each["type"]: each["value"] for each in result["metrics"]} == {
+        "accuracy": RESULTS["top1"],
+        "top_5_accuracy": RESULTS["top5"],
+        "balanced_accuracy": RESULTS["balanced_accuracy"],
+        "f1": RESULTS["macro_f1"],
+        "loss": RESULTS["loss"],
+    }
+    parsed = ModelCard(card)
+    assert parsed.data.eval_results[0].metric_value == RESULTS["top1"]
+    assert parsed.data.model_name == "cifar_resnet20.mine"
+
+
+def test_results_in_the_hubs_new_format_are_those_of_the_card() -> None:
+    (entry,) = eval_results(facts())
+    assert (entry["dataset"]["id"], entry["value"]) == ("zalando-datasets/fashion_mnist", RESULTS["top1"])
+    assert "10,000 images" in entry["notes"]
+    assert eval_results(facts(results=None)) == []
+    assert eval_results(facts(results={**RESULTS, "dataset": "folder"})) == [], "no dataset of the Hub"
+
+
+def test_the_text_has_the_numbers_with_their_protocol() -> None:
+    card = make_card(facts())
+    assert "| top-1 accuracy | 94.04 % |" in card
+    assert "Measured on 10,000 images of Fashion-MNIST, split `validation`" in card
+    assert (
+        "one run, seed 0, weights after the last epoch, number 30; the best epoch, number 25, had 94.11 % top-1" in card
+    )
+    assert "| hardware | CPU, 2 threads; processes: 1; precision: no |" in card
+    assert "| time | 1.6 hours, 319 training images a second |" in card
+    assert "| parameters | 272,186 |" in card
+    assert "Calibration, robustness and transfer: not measured." in card
+    assert "Licence of the training data, as its owners state it: MIT." in card
+
+
+def test_what_was_not_measured_has_no_number() -> None:
+    card = make_card(facts(results=None))
+    assert "Accuracy: not measured by us." in card
+    assert "94.0" not in card.partition("## Training")[0]
+    assert "model-index" not in metadata(card)
+
+
+def test_it_says_how_the_model_is_loaded() -> None:
+    ours = make_card(facts())
+    assert 'timm.create_model("hf-hub:me/cifar_resnet20.mine", pretrained=True)' in ours
+    assert "import cutmix_zoo  # registers the model with timm" in ours
+    timms = make_card(facts(config={**CONFIG, "architecture": "resnet18"}))
+    assert "It needs timm alone:" in timms
+    assert "import cutmix_zoo" not in timms
+    shipped = make_card(facts(name=NAME, repo=None, entry=zoo_table()[NAME]))
+    assert f'timm.create_model("{NAME}", pretrained=True)' in shipped
+    nameless = make_card(facts(config={key: value for key, value in CONFIG.items() if key != "label_names"}))
+    assert "{int(index)}" in nameless
+    assert "label_names" not in nameless
+
+
+def test_the_code_of_a_card_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random_image(0, 40, 30).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    card = make_card(facts(name=NAME, repo=None, entry=zoo_table()[NAME]))
+    exec(card.partition("```python\n")[2].partition("```")[0], {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert {line.partition("% ")[2] for line in lines} <= set(CONFIG["label_names"])
+
+
+def test_the_papers_number_stands_beside_the_same_setting_only() -> None:
+    same = trained_by("cifar100_resnet110_cutmix", data__input_size="[3,32,32]", data__root="/data", seed="3")
+    assert "In this setting (recipe `cifar100_resnet110_cutmix`): 20.11 top-1 error" in make_card(facts(same))
+    for key, value in (("schedule.epochs", "30"), ("data.input_size", "[3,64,64]"), ("mix.prob", "0.25")):
+        other = make_card(facts(recipe_dict(load_recipe("cifar100_resnet110_cutmix", {key: value}))))
+        assert f"it differs from `cifar100_resnet110_cutmix` in {key}: " in other
+        assert "20.11" not in other
+    named = make_card(facts(trained_by("cifar100_resnet110_cutmix", name="mine")))
+    assert "No number of the paper is known for this setting." in named
+
+
+def test_a_shipped_recipe_is_itself_whatever_lies_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe("quickstart")
+    (tmp_path / "quickstart").write_text("version: 1\n")
+    monkeypatch.chdir(tmp_path)
+    assert shipped_difference(recipe) == []
+    assert shipped_difference(replace(recipe, name="mine")) is None
+    data = replace(recipe.data, mean=(0.1,))
+    assert shipped_difference(replace(recipe, data=data)) == ["data.mean: [0.28604] -> [0.1]"]
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        ("resnet50.a1_in1k", "timm/resnet50.a1_in1k"),
+        ("resnet50", "timm/resnet50.a1_in1k"),
+        ("hf-hub:somebody/model@0123", "somebody/model"),
+        ("local-dir:model", None),
+        ("cifar_resnet8.cutmix_fmnist_mini", None),
+        ("resnet50.cutmix_in1k", None),
+    ],
+)
+def test_what_was_fine_tuned_is_named_if_it_is_on_the_hub(name: str, base: str | None) -> None:
+    recipe = trained_by("quickstart")
+    recipe["model"] |= {"name": name, "pretrained": True}
+    card = make_card(facts(recipe))
+    assert metadata(card).get("base_model") == base
+    assert metadata(card).get("base_model_relation") == (None if base is None else "finetune")
+    assert f"starting from the pretrained weights of `{name}`" in card
+
+
+def test_a_baseline_is_not_called_cutmix() -> None:
+    card = make_card(facts(trained_by("quickstart", mix="null")))
+    assert metadata(card)["tags"] == ["image-classification", "timm", "cutmix_zoo"]
+    assert "without mixing" in card
+    assert "| mixing | none |" in card
+
+
+def test_the_authors_weights_are_theirs() -> None:
+    name = "resnet50.cutmix_in1k"
+    config = {
+        "architecture": "resnet50",
+        "num_classes": 1000,
+        "pretrained_cfg": {"input_size": [3, 224, 224]},
+        "provenance": {"source": {"file": "model_best.pth.tar", "sha256": "ab" * 32}},
+    }
+    card = make_card(CardFacts(name, config, None, "mit", f"me/{name}", zoo_table()[name]))
+    assert "Its authors published it at https://github.com/clovaai/CutMix-PyTorch" in card
+    assert "Its authors state a top-1 error of 21.40 %" in card
+    assert (
+        "How it was trained is not recorded. The file it was imported from, model_best.pth.tar, has the sha256" in card
+    )
+    assert "The recipe `imagenet_resnet50_cutmix` repeats the setting." in card
+    assert metadata(card)["datasets"] == ["ILSVRC/imagenet-1k"]
+
+
+def test_names_cannot_break_out_of_a_table() -> None:
+    recipe = trained_by("quickstart", name='"a | b"')
+    assert "| recipe | `a \\| b`: 12 epochs" in make_card(facts(recipe))
