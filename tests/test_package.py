@@ -69,6 +69,7 @@ def test_the_wheel_holds_recipes_data_and_licences(installed: Path) -> None:
     for name in ("recipes/quickstart.yaml", "data/fashion_mnist_mini/LICENSE", "zoo.json", "py.typed"):
         assert f"cutmix_zoo/{name}" in names
     assert sum(name.endswith("-ubyte.gz") for name in names) == 4
-    assert "cutmix_zoo/weights/cifar_resnet8.cutmix_fmnist_mini.safetensors" in names
+    for name in ("cifar_resnet8.cutmix_fmnist_mini", "cifar_resnet20.cutmix_fmnist"):
+        assert f"cutmix_zoo/weights/{name}.safetensors" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "recipes/")) for name in names)

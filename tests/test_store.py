@@ -7,7 +7,7 @@ import pytest
 
 import cutmix_zoo.store
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.store import Weights, file_sha256, locate, store_folder, stored_config, stored_names
+from cutmix_zoo.store import Weights, file_sha256, forget, locate, store_folder, stored_config, stored_names
 from cutmix_zoo.zoo import zoo_table
 
 SHIPPED = "cifar_resnet8.cutmix_fmnist_mini"
@@ -90,3 +90,23 @@ def test_file_sha256(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     # the example of FIPS 180-2
     assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_is_on_the_hub_is_here_once_it_was_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = replace(zoo_table()[SHIPPED], name="cifar_resnet8.hub", repo="me/it", revision="0" * 40, size=7)
+    assert locate(entry.name, entry) is None
+    fetched = tmp_path / "model.safetensors"
+    fetched.write_bytes(b"weights")
+    monkeypatch.setattr(cutmix_zoo.store, "try_to_load_from_cache", lambda *_, **__: str(fetched))
+    found = locate(entry.name, entry)
+    assert found == Weights(fetched, entry.sha256, "cache")
+    with pytest.raises(UserError, match="delete the file, and it will be fetched again"):
+        found.check()
+    assert locate(SHIPPED, replace(entry, name=SHIPPED)).where == "package", "what ships need not be fetched"
+
+
+def test_a_file_is_forgotten_with_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(b"weights")
+    (tmp_path / "link").symlink_to(tmp_path / "blob")
+    forget(tmp_path / "link")
+    assert list(tmp_path.iterdir()) == []

@@ -93,7 +93,7 @@ def test_csv_and_json_have_every_field() -> None:
     assert json.loads(format_weights(rows, "json")) == expected
     read = list(csv.DictReader(io.StringIO(format_weights(rows, "csv"))))
     assert [row.keys() for row in read] == [row.keys() for row in expected]
-    assert [row["published_error"] for row in read][:2] == ["", "16.45"]
+    assert [row["published_error"] for row in read][:3] == ["", "", "16.45"]
     assert [row["name"] for row in read] == list(zoo_table())
 
 
