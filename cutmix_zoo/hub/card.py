@@ -241,12 +241,12 @@ def _what_it_is(facts: CardFacts) -> str:
         f"An image classifier: `{facts.config['architecture']}` for {count} classes and images of {shape}, trained on "
         f"{data} {how}{base}."
     )
-    described = facts.config["pretrained_cfg"].get("description")
+    described = facts.entry.description if facts.entry else facts.config["pretrained_cfg"].get("description")
     names = facts.config.get("label_names")
-    if facts.entry is not None and facts.entry.page is not None:
-        text += f" {facts.entry.description} Its authors published it at {facts.entry.page}."
-    elif described:
+    if described:
         text += f" {described}"
+    if facts.entry is not None and facts.entry.page is not None:
+        text += f" Its authors published it at {facts.entry.page}."
     if names and len(names) <= 20:
         text += f"\n\nClasses: {', '.join(names)}."
     return text
@@ -344,7 +344,7 @@ def _training(facts: CardFacts) -> str:
         f"{recipe.optimizer.name}, learning rate {recipe.optimizer.lr:g} ({recipe.schedule.name}), weight decay "
         f"{recipe.optimizer.weight_decay:g}",
         "mixing": _settings(recipe),
-        "hardware": f"{summary['device']}; processes: {summary['processes']}; precision: {summary['mixed_precision']}",
+        "hardware": f"{summary['device']}; processes: {summary['processes']}; precision: {_precision(summary)}",
         "time": f"{time}, {summary['images_per_second']:.0f} training images a second",
         "parameters": f"{summary['parameters']:,}",
         "versions": versions,
@@ -358,6 +358,10 @@ def _training(facts: CardFacts) -> str:
         f"{table}\n\n{kept}`accelerate launch -m cutmix_zoo.train --config {config}` trains it again; on the CPU, "
         "with the same versions and number of threads, to the bit."
     )
+
+
+def _precision(summary: dict[str, Any]) -> str:
+    return "float32" if summary["mixed_precision"] == "no" else f"mixed, {summary['mixed_precision']}"
 
 
 def _settings(recipe: Recipe) -> str:

@@ -82,7 +82,7 @@ def test_the_text_has_the_numbers_with_their_protocol() -> None:
     assert (
         "one run, seed 0, weights after the last epoch, number 30; the best epoch, number 25, had 94.11 % top-1" in card
     )
-    assert "| hardware | CPU, 2 threads; processes: 1; precision: no |" in card
+    assert "| hardware | CPU, 2 threads; processes: 1; precision: float32 |" in card
     assert "| time | 1.6 hours, 319 training images a second |" in card
     assert "| parameters | 272,186 |" in card
     assert "Calibration, robustness and transfer: not measured." in card
