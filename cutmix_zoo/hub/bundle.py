@@ -234,13 +234,11 @@ def _add_run(run: RunFolder, folder: Path, facts: CardFacts) -> None:
 def _run_results(run: RunFolder, config: dict[str, Any]) -> dict[str, Any]:
     """Take the numbers of a run's last validation, which are those of the exported weights."""
     summary, data = run.summary() or {}, load_recipe(run.recipe_file).data
-    numbers = {key: summary[name] for key, name in zip(METRICS, map(_name_in_summary, METRICS), strict=True)}
+    names = {key: "val_loss" if key == "loss" else key for key in METRICS}
+    # summaries of earlier versions have fewer
+    numbers = {key: summary[name] for key, name in names.items() if name in summary}
     where = {"dataset": data.name, "split": validation_name(data)}
     return {"model": config["architecture"], **where, **numbers, "count": summary["val_images"]}
-
-
-def _name_in_summary(metric: str) -> str:
-    return "val_loss" if metric == "loss" else metric
 
 
 def _read_results(file: Path, config: dict[str, Any]) -> dict[str, Any] | None:

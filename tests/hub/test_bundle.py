@@ -57,6 +57,17 @@ def test_a_run_is_published_without_the_places_of_this_machine(
         assert (bundle.folder / same).read_bytes() == source.read_bytes()
 
 
+def test_a_run_of_an_earlier_version_is_published_too(run: Path, tmp_path: Path) -> None:
+    lines = (run / "recipe.yaml").read_text().splitlines(keepends=True)
+    (run / "recipe.yaml").write_text("".join(line for line in lines if "balanced" not in line))
+    edit(run / "summary.json", lambda summary: summary.pop("macro_f1"))
+    edit(run / "model" / "config.json", lambda config: config["provenance"]["summary"].pop("macro_f1"))
+    edit(run / "model" / "config.json", lambda config: config["provenance"]["recipe"]["data"].pop("balanced"))
+    bundle = make_bundle(run, tmp_path / "bundle", REPO)
+    assert "macro_f1" not in bundle.facts.results
+    assert "F1" not in bundle.card
+
+
 def test_a_license_is_what_is_said_else_what_is_stated_else_unknown(
     published_run: Path, tmp_path: Path, run: Path
 ) -> None:
