@@ -231,8 +231,8 @@ def check_reachable(repo: str, file: str, revision: str | None) -> None:
         get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=5)
     except Exception as error:
         raise UserError(
-            f"cannot get {file} of {repo} from the Hugging Face Hub: {one_line(error)}. What was fetched once is kept; "
-            "see to the network, to HF_HUB_OFFLINE and, for a private repository, to `hf auth login`."
+            f"cannot get {file} of {repo} from the Hugging Face Hub: {one_line(error).rstrip('.')}. What was fetched "
+            "once is kept; see to the network, to HF_HUB_OFFLINE and, for a private repository, to `hf auth login`."
         ) from error
 
 

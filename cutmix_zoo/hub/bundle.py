@@ -113,6 +113,10 @@ def make_bundle(source: Path, folder: Path, repo: str, license: str | None = Non
     model = run.model if run.recipe_file.is_file() else source
     if run.recipe_file.is_file() and run.summary() is None:
         raise UserError(f"the run in {source} is not finished; finish it with --resume auto.")
+    if not (model / CONFIG_FILE).is_file():
+        raise UserError(
+            f"there is no finished run and no exported model in {source}: {model / CONFIG_FILE} is missing."
+        )
     config = _public(read_config(model / CONFIG_FILE))
     load_exported(model)
     name = repo.rpartition("/")[2]

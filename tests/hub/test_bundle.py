@@ -155,7 +155,7 @@ def other_rate(recipe: Path) -> None:
             lambda run: (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("0.2", "0.3")),
             "recipe or summ",
         ),
-        (lambda run: (run / "model" / "config.json").unlink(), "is not a config of an exported model"),
+        (lambda run: (run / "model" / "config.json").unlink(), "there is no finished run and no exported model in"),
         (lambda run: (run / "model" / "model.safetensors").unlink(), "is not a sound safetensors file"),
         (lambda run: (run / "model" / "model.safetensors").write_bytes(b"x" * 100), "is not a sound safetensors file"),
         (lambda run: flip(run / "model" / "model.safetensors"), "its sha256 is not that of config.json"),
