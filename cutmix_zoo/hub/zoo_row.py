@@ -56,27 +56,6 @@ def _is_prepared_as(described: dict[str, Any], known: KnownDataset) -> bool:
     return all(tuple(described[key]) == getattr(known, key) for key in ("input_size", "mean", "std"))
 
 
-def check_row(row: dict[str, Any], name: str) -> None:
-    """Check that a row fits into the zoo table.
-
-    Args:
-        row: what :func:`zoo_row` returned.
-        name: of the model.
-
-    Raises:
-        UserError: if the table cannot have it.
-    """
-    if "name" not in row:  # it adds to one that is there
-        return
-    if not WEIGHTS_NAME.fullmatch(name):
-        raise UserError(f"{name} cannot be a row of the zoo table: call the repository ARCHITECTURE.TAG.")
-    if row["dataset"] not in KNOWN_DATASETS or row["recipe"] is None:
-        raise UserError(
-            f"{name} cannot be a row of the zoo table: its dataset, its preprocessing or its recipe is not one of "
-            "those that are known."
-        )
-
-
 def extended(file: Path, row: dict[str, Any], name: str) -> str:
     """Add a row to a zoo table, or what is new to the row that it has.
 
@@ -91,7 +70,7 @@ def extended(file: Path, row: dict[str, Any], name: str) -> str:
     Raises:
         UserError: if the file is no zoo table, or cannot have the row.
     """
-    check_row(row, name)
+    _check_row(row, name)
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
         found = [each for each in table["weights"] if each["name"] == name]
@@ -105,3 +84,16 @@ def extended(file: Path, row: dict[str, Any], name: str) -> str:
         table["weights"].append({key: value for key, value in row.items() if value is not None})
     read_table(table)
     return json.dumps(table, indent=2, ensure_ascii=False) + "\n"
+
+
+def _check_row(row: dict[str, Any], name: str) -> None:
+    """Check that a row fits into the zoo table."""
+    if "name" not in row:  # it adds to one that is there
+        return
+    if not WEIGHTS_NAME.fullmatch(name):
+        raise UserError(f"{name} cannot be a row of the zoo table: call the repository ARCHITECTURE.TAG.")
+    if row["dataset"] not in KNOWN_DATASETS or row["recipe"] is None:
+        raise UserError(
+            f"{name} cannot be a row of the zoo table: its dataset, its preprocessing or its recipe is not one of "
+            "those that are known."
+        )
