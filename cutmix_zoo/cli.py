@@ -17,6 +17,7 @@ from cutmix_zoo.checks import whole_number
 from cutmix_zoo.data.gallery import draw_every_method
 from cutmix_zoo.data.image_files import find_images
 from cutmix_zoo.errors import UserError, refuse_existing, run_command
+from cutmix_zoo.evaluation import report
 from cutmix_zoo.evaluation.loading import load_network
 from cutmix_zoo.evaluation.predict import predict as predict_files
 from cutmix_zoo.evaluation.prediction_text import PREDICTION_FORMATS, format_predictions
@@ -288,6 +289,7 @@ COMMANDS = {
     "train": (train.command, "train a recipe"),
     "sweep": (sweep.command, "train a recipe with several values and seeds"),
     "evaluate": (evaluate.command, "measure a model on a dataset"),
+    "report": (report.command, "set what was measured side by side on one page"),
     "predict": (predict, "name the likeliest classes of images"),
     "export": (export, "write a model as an ONNX file, checked"),
     "publish": (publish, "publish a model to the Hugging Face Hub"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,92 +14,168 @@ import torch
 
 from cutmix_zoo.checks import whole_number
 from cutmix_zoo.data.datasets import check_labels, class_names, open_split
-from cutmix_zoo.data.loaders import eval_loader
 from cutmix_zoo.data.settings import DataSettings, input_spec, validation_name
-from cutmix_zoo.data.transforms import to_input
-from cutmix_zoo.errors import UserError, refuse_existing, run_command
-from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
+from cutmix_zoo.errors import UserError, did_you_mean, run_command
+from cutmix_zoo.evaluation.classifier import Classifier
 from cutmix_zoo.evaluation.loading import load_network
+from cutmix_zoo.evaluation.plots import save_plots
 from cutmix_zoo.evaluation.preprocessing import with_preprocessing
-from cutmix_zoo.training.files import write_json
-from cutmix_zoo.training.launch import is_first_process, make_accelerator, say, sum_over_processes
-from cutmix_zoo.training.recipe import load_recipe
+from cutmix_zoo.evaluation.results import ResultFolder, sample_names, weights_sha256
+from cutmix_zoo.evaluation.subject import Subject
+from cutmix_zoo.evaluation.suites import SUITES, SuiteContext, SuiteSettings, check_suites, possible_suites
+from cutmix_zoo.training.environment import environment
+from cutmix_zoo.training.launch import is_first_process, leave, make_accelerator, on_main, say
+from cutmix_zoo.training.recipe import dump_recipe, load_recipe, public_recipe
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.training.settings import EvaluateSettings, RuntimeSettings
+from cutmix_zoo.zoo import zoo_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
 
-SUITES = ("accuracy",)
-"""What can be measured."""
+    from cutmix_zoo.training.settings import Recipe
+
+SAMPLES = 2000
+"""How many images the costly suites measure, unless they are told otherwise."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How a model is measured.
+
+    Args:
+        root: the dataset's folder; ``None`` takes that of the run, if it is the run's dataset.
+        split: the split; ``None`` takes the validation split.
+        img_size: height and width of what the model gets, in pixels; ``None`` takes what the model asks for.
+        batch_size: images a forward pass and process; ``None`` takes that of the run, else 250.
+        workers: loader processes; ``None`` takes that of the run, else 2.
+        samples: how many images the suites ``localization``, ``occlusion``, ``in_between`` and ``corruption`` and PGD
+            measure, and the probe trains on; the same ones for every model; ``None`` for all.
+        skip_unreadable: leave out images that cannot be read, instead of stopping.
+        suites: what the suites are told.
+    """
+
+    root: str | None = None
+    split: str | None = None
+    img_size: int | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+    samples: int | None = SAMPLES
+    skip_unreadable: bool = False
+    suites: SuiteSettings = field(default_factory=SuiteSettings)
 
 
 def evaluate(
     model: str,
     on: str | None = None,
-    *,
-    root: str | None = None,
-    split: str | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
-) -> dict[str, Any]:
-    """Measure the accuracy of a model on a dataset, with the preprocessing that the model asks for.
+    suites: Sequence[str] | None = ("accuracy",),
+    output: Path | None = None,
+    options: EvaluateOptions | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Measure a model on a dataset, with the preprocessing that the model asks for.
 
     Args:
         model: a timm name with weights, the folder of a run or of an exported model, or a Hub id ``OWNER/NAME``.
         on: a dataset, by any name that a recipe takes; ``None`` takes that of the run.
-        root: the dataset's folder; ``None`` takes that of the run, if it is the run's dataset.
-        split: the split; ``None`` takes the validation split.
-        batch_size: images a forward pass and process; ``None`` takes that of the run, else 250.
-        workers: loader processes; ``None`` takes that of the run, else 2.
+        suites: names of :data:`~cutmix_zoo.evaluation.suites.SUITES`; ``None`` for all that the dataset allows.
+        output: a folder for the results. ``evaluation.json`` says what was measured; a suite has its numbers in
+            ``<suite>.json``, its table also in ``<suite>.csv``, arrays in ``<suite>.npz``, and pictures in ``plots/``
+            where matplotlib is installed. ``predictions.npz`` has ``index`` (N,), the places of the images in the
+            split, ``name`` (N,), their paths or again their places, ``label`` (N,) and ``logits`` (N, K) float32. A
+            linear probe alone leaves none: the network need not know the classes.
+        options: how it is measured.
 
     Returns:
-        ``model``, ``dataset``, ``split``, ``top1`` and ``top5`` in percent, ``loss`` in nats, ``count`` in images.
+        What the JSON files hold, by suite: ``model``, ``dataset``, ``split``, ``count``, and the suite's own.
 
     Raises:
-        UserError: if the model or the data cannot be had, or they do not belong together.
+        UserError: if the model or the data cannot be had or do not belong together, a suite cannot be made of them, or
+            the folder holds other results.
     """
-    accelerator = make_accelerator()
+    options = options or EvaluateOptions()
+    for name in suites or ():
+        if name not in SUITES:
+            raise UserError(f"no suite is called {name!r}: {did_you_mean(name, SUITES)}there are {', '.join(SUITES)}")
     recipe_file = RunFolder(Path(model)).recipe_file
     recipe = load_recipe(recipe_file) if recipe_file.is_file() else None
+    knows_classes = suites is None or set(suites) != {"probe"}
+    context = _open(model, on, recipe, options, knows_classes=knows_classes)
+    subject = context.subject
+    suites = possible_suites(context) if suites is None else list(dict.fromkeys(suites))
+    check_suites(suites, context)
+    head: dict[str, Any] = {
+        "model": model,
+        "dataset": subject.settings.name,
+        "split": validation_name(subject.settings),
+    }
+    folder = None if output is None else ResultFolder(output)
+    if folder is not None:
+        on_main(subject.accelerator, lambda: folder.check(head, suites))
+    about: dict[str, Any] = {}
+    if knows_classes:
+        head["count"] = len(subject.clean["index"])
+        about["unreadable"] = subject.unreadable
+    if folder is not None and is_first_process():
+        folder.write_about({**head, **about, **_about(context, recipe, model)})
+        if knows_classes:
+            folder.write_predictions(subject.clean, sample_names(subject.dataset, subject.size))
+    records = {}
+    for name in suites:
+        findings = SUITES[name](context)
+        records[name] = findings.record(head)
+        if folder is not None and is_first_process():
+            folder.write(name, head, findings)
+            if find_spec("matplotlib") is not None:
+                save_plots(folder.path, name, records[name])
+    return records
+
+
+def _open(
+    model: str, on: str | None, recipe: Recipe | None, options: EvaluateOptions, *, knows_classes: bool
+) -> SuiteContext:
+    """Load the model, open the data, and check that they belong together."""
     if on is None and recipe is None:
         raise UserError(f"{model} is not the folder of a run: say with --on which dataset to measure it on.")
+    accelerator = make_accelerator()
     network = load_network(model)
-    own = recipe is not None and on in (None, recipe.data.name)
-    settings = recipe.data if recipe is not None and own else DataSettings(str(on))
-    settings = with_preprocessing(settings, network)
-    changes: dict[str, Any] = {"root": root, "val_split": split, "workers": workers}
-    settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
-    if split is not None:
-        settings = replace(settings, val_fraction=0.0, fold=None, subset=None)
+    settings = _data_settings(network, on, recipe, options)
     with accelerator.local_main_process_first():
         dataset = open_split(settings, "val")
-    _check_classes(network, class_names(dataset, settings), settings.name)
-    check_labels(dataset, network.num_classes)  # type: ignore[arg-type]
+    names = class_names(dataset, settings)
+    if knows_classes:
+        _check_classes(network, names, settings.name)
+        check_labels(dataset, network.num_classes)  # type: ignore[arg-type]
     runtime, measuring = (recipe.runtime, recipe.evaluate) if recipe else (RuntimeSettings(), EvaluateSettings())
     if runtime.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    device = accelerator.device
-    loader = eval_loader(
+    classifier = Classifier(network, input_spec(settings), accelerator.device, channels_last=runtime.channels_last)
+    subject = Subject(
+        classifier,
         dataset,
         settings,
-        batch_size=batch_size or measuring.batch_size,
-        num_classes=network.num_classes,  # type: ignore[arg-type]
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        pin_memory=device.type == "cuda",
+        accelerator,
+        batch_size=options.batch_size or measuring.batch_size,
+        limit=options.samples,
+        skip_unreadable=options.skip_unreadable,
     )
-    numbers = evaluate_accuracy(
-        network.to(device),
-        loader,
-        prepare=lambda images: to_input(images, input_spec(settings), device, channels_last=runtime.channels_last),
-        expected=loader.size,
-        num_classes=network.num_classes,  # type: ignore[arg-type]
-        reduce=lambda sums: sum_over_processes(accelerator, sums),
-    )
-    return {"model": model, "dataset": settings.name, "split": validation_name(settings), **numbers}
+    return SuiteContext(subject, options.suites, names)
+
+
+def _data_settings(network: nn.Module, on: str | None, recipe: Recipe | None, options: EvaluateOptions) -> DataSettings:
+    """Say which data is measured, and how it is prepared."""
+    own = recipe is not None and on in (None, recipe.data.name)
+    settings = recipe.data if recipe is not None and own else DataSettings(str(on))
+    settings = with_preprocessing(settings, network)
+    changes: dict[str, Any] = {"root": options.root, "val_split": options.split, "workers": options.workers}
+    settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
+    if options.split is not None:
+        settings = replace(settings, val_fraction=0.0, fold=None, subset=None)
+    if options.img_size is not None:
+        channels, side = input_spec(settings).input_size[0], options.img_size
+        settings = replace(settings, input_size=(channels, side, side))
+    return settings
 
 
 def _check_classes(network: nn.Module, names: Sequence[str] | None, dataset: str) -> None:
@@ -118,45 +196,126 @@ def _check_classes(network: nn.Module, names: Sequence[str] | None, dataset: str
         )
 
 
+def _about(context: SuiteContext, recipe: Recipe | None, model: str) -> dict[str, Any]:
+    """Say what was measured and where, beyond the names of model and data."""
+    network, accelerator = context.subject.classifier.network, context.subject.accelerator
+    row = zoo_table().get(model)
+    if recipe is None and row is not None and row.recipe is not None:
+        recipe = load_recipe(row.recipe)
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "sha256": weights_sha256(network),
+        "recipe": None if recipe is None else dump_recipe(public_recipe(recipe)),
+        "command": shlex.join(["cutmix-zoo", "evaluate", *sys.argv[1:]]),
+        "environment": {**environment(accelerator.device), "processes": str(accelerator.num_processes)},
+    }
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="cutmix-zoo evaluate",
-        description="Measure a model on every image of a split, with the preprocessing that the model asks for.",
+        description="Measure a model on a split, with the preprocessing that the model asks for.",
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="MODEL", help="a timm name, the folder of a run, or a Hub id OWNER/NAME")
-    parser.add_argument("--on", metavar="DATASET", help="a dataset, as recipes name it (default: the run's own)")
-    parser.add_argument("--suite", choices=SUITES, default="accuracy", help="what to measure (default: accuracy)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="also write the numbers to DIR/<suite>.json")
-    parser.add_argument("--root", metavar="DIR", help="the dataset's folder")
-    parser.add_argument("--split", metavar="NAME", help="the split (default: the validation split)")
-    parser.add_argument("--batch-size", type=whole_number(1), metavar="N", help="images a forward pass and process")
-    parser.add_argument("--workers", type=whole_number(0), metavar="N", help="loader processes")
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a timm name, the folder of a run, or a Hub id OWNER/NAME")
+    add("--on", metavar="DATASET", help="a dataset, as recipes name it (default: the run's own)")
+    add(
+        "--suite",
+        default="accuracy",
+        metavar="NAME[,NAME]",
+        help=f"what to measure: {', '.join(SUITES)}, or all that the dataset allows (default: accuracy)",
+    )
+    add("--output", type=Path, metavar="DIR", help="also write numbers, tables, predictions and pictures")
+    add("--root", metavar="DIR", help="the dataset's folder")
+    add("--split", metavar="NAME", help="the split (default: the validation split)")
+    add("--img-size", type=whole_number(1), metavar="N", help="pixels of a side (default: what the model asks for)")
+    add("--batch-size", type=whole_number(1), metavar="N", help="images a forward pass and process")
+    add("--workers", type=whole_number(0), metavar="N", help="loader processes")
+    add(
+        "--samples",
+        type=_samples,
+        default=SAMPLES,
+        metavar="N|all",
+        help="images of the costly measurements: localization, PGD, occlusion, in_between, corruption, and the probe's "
+        "training (default: %(default)s)",
+    )
+    add("--skip-unreadable", action="store_true", help="leave out images that cannot be read, instead of stopping")
+    part = parser.add_argument_group("what single suites take")
+    add = part.add_argument
+    add("--budgets", type=_budgets, metavar="N,N", help="adversarial: of FGSM, in 1/255 (default: 0,1,2,4,8,16)")
+    add("--fill", choices=["mean", "black"], default="mean", help="occlusion: of the holes (default: mean)")
+    add("--protocol", choices=["paper", "wsol"], default="paper", help="localization (default: paper)")
+    add("--boxes", type=Path, metavar="DIR", help="localization on ImageNet: its XML annotations")
+    add(
+        "--ood",
+        action="append",
+        metavar="NAME=WHERE|DIR",
+        help="ood: a folder of images, uniform, gaussian, shuffled, inverted or digits; or a folder of such folders; "
+        "may be given several times (default: what can be made of the dataset)",
+    )
+    add("--corrupted", type=Path, metavar="DIR", help="corruption: ImageNet-C or CIFAR-C (default: our own)")
+    add("--probe-on", metavar="DATASET", help="probe: fit and measure on this dataset (default: the one of --on)")
+    add("--probe-root", metavar="DIR", help="probe: its folder")
     return parser
+
+
+def _samples(text: str) -> int | None:
+    return None if text == "all" else whole_number(1)(text)
+
+
+_samples.__name__ = "number of samples"  # what argparse calls it in its own message
+
+
+def _budgets(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+_budgets.__name__ = "list of numbers"
+
+
+def _options(given: argparse.Namespace) -> EvaluateOptions:
+    suites = SuiteSettings(
+        budgets=given.budgets or SuiteSettings.budgets,
+        fill=given.fill,
+        protocol=given.protocol,
+        boxes=given.boxes,
+        ood=None if given.ood is None else tuple(given.ood),
+        corrupted=given.corrupted,
+        probe_on=given.probe_on,
+        probe_root=given.probe_root,
+    )
+    return EvaluateOptions(
+        root=given.root,
+        split=given.split,
+        img_size=given.img_size,
+        batch_size=given.batch_size,
+        workers=given.workers,
+        samples=given.samples,
+        skip_unreadable=given.skip_unreadable,
+        suites=suites,
+    )
 
 
 def command(arguments: Sequence[str]) -> None:
     """Evaluate as the command line says."""
-    options = make_parser().parse_args(arguments)
-    file = options.output / f"{options.suite}.json" if options.output else None
-    if file is not None:
-        refuse_existing(file)
-    numbers = evaluate(
-        options.model,
-        options.on,
-        root=options.root,
-        split=options.split,
-        batch_size=options.batch_size,
-        workers=options.workers,
-    )
-    say(
-        f"{numbers['model']} on {numbers['count']:,} images of {numbers['dataset']} ({numbers['split']}): "
-        f"top-1 {numbers['top1']:.2f} %, top-5 {numbers['top5']:.2f} %, loss {numbers['loss']:.4f}"
-    )
-    if file is not None and is_first_process():
-        write_json(file, numbers)
-        say(f"wrote {file}")
+    given = make_parser().parse_args(arguments)
+    suites = None if given.suite == "all" else given.suite.split(",")
+    records = evaluate(given.model, given.on, suites, given.output, _options(given))
+    leave()
+    for name, record in records.items():
+        say(f"{name}: {_summarize(record)}")
+    if given.output is not None:
+        say(f"everything is in {given.output}")
+        if find_spec("matplotlib") is None:
+            say("no pictures: they need matplotlib (pip install 'cutmix_zoo[plots]')")
+
+
+def _summarize(record: Mapping[str, Any]) -> str:
+    """Say the numbers of a suite in a line."""
+    numbers = {key: value for key, value in record.items() if isinstance(value, float)}
+    return "  ".join(f"{key} {value:.4g}" for key, value in numbers.items())
 
 
 def main() -> int:

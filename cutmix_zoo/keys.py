@@ -51,6 +51,8 @@ class Stream(IntEnum):
     """Fixed subsets, such as the images behind ``clean_train_top1``."""
     HOLDOUT = 7
     """Validation images that are held out of a training split; independent of the run's seed."""
+    EVALUATE = 8
+    """What an evaluation draws, such as noise; independent of any run's seed."""
 
 
 def _splitmix64(x: Any) -> Any:

@@ -22,7 +22,8 @@ class KnownDataset:
     num_classes: int
     """Number of classes."""
     classes: tuple[str, ...]
-    """Label names in the dataset's own order; empty for ImageNet, whose names are in ``timm.data.ImageNetInfo``."""
+    """Label names in the dataset's own order; empty for ImageNet, whose names are in ``timm.data.ImageNetInfo``, and
+    for CUB-200-2011, whose files have them."""
     licence: str
     """What its owners allow, as they state it."""
     homepage: str
@@ -67,6 +68,9 @@ _CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 # Measured over the 60,000 training images. The mini set shares them, so that a model can move between the two.
 _FASHION_MNIST_MEAN = (0.28604,)
 _FASHION_MNIST_STD = (0.35302,)
+# Measured over the 60,000 training canvases.
+_CANVAS_MEAN = (0.19135,)
+_CANVAS_STD = (0.18281,)
 
 
 _FASHION_MNIST = KnownDataset(
@@ -111,6 +115,14 @@ KNOWN_DATASETS: dict[str, KnownDataset] = {
     for known in (
         _FASHION_MNIST,
         replace(_FASHION_MNIST, name="fashion_mnist_mini", title="Fashion-MNIST (10,000 + 2,000 of its images)"),
+        replace(
+            _FASHION_MNIST,
+            name="fashion_mnist_canvas",
+            input_size=(1, 56, 56),
+            mean=_CANVAS_MEAN,
+            std=_CANVAS_STD,
+            title="Fashion-MNIST on canvases of 56 x 56",
+        ),
         _CIFAR10,
         replace(
             _CIFAR10,
@@ -121,6 +133,15 @@ KNOWN_DATASETS: dict[str, KnownDataset] = {
             hub_id="uoft-cs/cifar100",
         ),
         _IMAGENET,
+        replace(
+            _IMAGENET,
+            name="cub200",
+            num_classes=200,
+            licence="none stated; its authors ask to cite Wah et al., 2011",
+            homepage="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+            title="CUB-200-2011",
+            hub_id="bentrevett/caltech-ucsd-birds-200-2011",
+        ),
     )
 }
 

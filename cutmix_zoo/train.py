@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import shlex
 import sys
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
 
 from cutmix_zoo.data.datasets import dataset_size
@@ -23,6 +20,7 @@ from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.pictures import draw_curves
 from cutmix_zoo.training.checkpoint import Progress, load_checkpoint, read_progress
 from cutmix_zoo.training.dry_run import describe_cost, dry_run
+from cutmix_zoo.training.environment import device_name, versions
 from cutmix_zoo.training.files import write_json
 from cutmix_zoo.training.job import Job, make_job
 from cutmix_zoo.training.launch import is_launched, leave, make_accelerator, on_main, say
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cutmix_zoo.training.settings import Recipe
-
-_PACKAGES = ("cutmix_zoo", "torch", "torchvision", "timm", "accelerate")
 
 
 def train(
@@ -193,15 +189,10 @@ def _summarize(job: Job, progress: Progress, prefix: str) -> dict[str, Any]:
         "seed": recipe.seed,
         "processes": progress.world_size,
         "micro_batch": job.micro_batch,
-        "device": _device_name(job),
+        "device": device_name(job.accelerator.device),
         "mixed_precision": job.accelerator.mixed_precision,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": versions(),
     }
-
-
-def _device_name(job: Job) -> str:
-    device = job.accelerator.device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
 def _draw(draw: Callable[..., None], *arguments: Any, **options: Any) -> None:

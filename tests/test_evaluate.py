@@ -1,12 +1,22 @@
+import hashlib
 import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+import yaml
+from PIL import Image
 
+import cutmix_zoo.evaluate
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.evaluate import command, evaluate
+from cutmix_zoo.evaluate import EvaluateOptions, command, evaluate
+from cutmix_zoo.evaluation.suites import SUITES
 from cutmix_zoo.models import export_model
 
 
@@ -37,13 +47,15 @@ def test_the_models_own_preprocessing_is_used(exported: Path, tiny_data: Path) -
     model = timm.create_model(f"local-dir:{exported}", pretrained=True).eval()
     with torch.inference_mode():
         expected = (model(inputs).argmax(1) == labels).float().mean() * 100
-    numbers = evaluate(str(exported), "fashion_mnist", root=str(tiny_data), batch_size=7, workers=0)
+    options = EvaluateOptions(root=str(tiny_data), batch_size=7, workers=0)
+    numbers = evaluate(str(exported), "fashion_mnist", options=options)["accuracy"]
     assert numbers["top1"] == pytest.approx(float(expected))
     assert (numbers["dataset"], numbers["split"], numbers["count"]) == ("fashion_mnist", "validation", 30)
 
 
 def test_split_and_workers_are_the_callers(exported: Path, tiny_data: Path) -> None:
-    numbers = evaluate(str(exported), "fashion_mnist", root=str(tiny_data), split="train", workers=2)
+    options = EvaluateOptions(root=str(tiny_data), split="train", workers=2)
+    numbers = evaluate(str(exported), "fashion_mnist", options=options)["accuracy"]
     assert (numbers["split"], numbers["count"]) == ("train", 80)
 
 
@@ -54,7 +66,7 @@ def test_the_command_writes_once(
     arguments += ["--output", str(tmp_path / "out"), "--workers", "0", "--batch-size", "10"]
     command(arguments)
     numbers = json.loads((tmp_path / "out" / "accuracy.json").read_text())
-    assert f"top-1 {numbers['top1']:.2f} %" in capsys.readouterr().out
+    assert f"top1 {numbers['top1']:.4g}" in capsys.readouterr().out
     with pytest.raises(UserError, match="exists and is not overwritten"):
         command(arguments)
 
@@ -63,27 +75,162 @@ def test_a_missing_dataset_and_preprocessing_that_cannot_be_made_are_named(tmp_p
     with pytest.raises(UserError, match="say with --on which dataset"):
         evaluate(str(exported))
     with pytest.raises(UserError, match="asks for crop_mode 'squash'"):
-        evaluate(str(export(tmp_path / "zoo", crop_mode="squash")), "fashion_mnist_mini", workers=0)
+        evaluate(
+            str(export(tmp_path / "zoo", crop_mode="squash")), "fashion_mnist_mini", options=EvaluateOptions(workers=0)
+        )
 
 
 def test_other_classes_than_the_models_are_refused(exported: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
     for name in ("ant", "bee"):
         (tmp_path / "data" / "val" / name).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / "data" / "val" / name / "0.png")
     with pytest.raises(UserError, match="the model has 10 classes and folder has 2"):
-        evaluate(str(exported), "folder", root=str(tmp_path / "data"), workers=0)
+        evaluate(str(exported), "folder", options=EvaluateOptions(root=str(tmp_path / "data"), workers=0))
 
 
 def test_classes_of_other_names_are_refused_even_if_there_are_as_many(tiny_data: Path, tmp_path: Path) -> None:
     animals = export(tmp_path / "zoo", label_names=[f"animal {number}" for number in range(10)])
     with pytest.raises(UserError, match=r"classes \(animal 0.*are not those of fashion_mnist \(T-shirt/top"):
-        evaluate(str(animals), "fashion_mnist", root=str(tiny_data), workers=0)
+        evaluate(str(animals), "fashion_mnist", options=EvaluateOptions(root=str(tiny_data), workers=0))
 
 
-@pytest.mark.parametrize(("option", "value"), [("--workers", "-1"), ("--batch-size", "0"), ("--batch-size", "x")])
-def test_counts_are_checked_by_the_parser(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_suite_leaves_its_numbers_table_and_pictures(exported: Path, tiny_data: Path, tmp_path: Path) -> None:
+    options = EvaluateOptions(root=str(tiny_data), workers=0, samples=25)
+    found = evaluate(str(exported), "fashion_mnist", None, tmp_path, options)
+    assert list(found) == [name for name in SUITES if name != "localization"]
+    for name, record in found.items():
+        assert json.loads((tmp_path / f"{name}.json").read_text()) == record
+        assert (record["model"], record["dataset"], record["split"]) == (str(exported), "fashion_mnist", "validation")
+        head = (tmp_path / f"{name}.csv").read_text().partition("\n")[0]
+        assert head.split(",") == list(record["rows"][0])
+    about = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (about["dataset"], about["count"], about["unreadable"], about["recipe"]) == ("fashion_mnist", 30, [], None)
+    model = timm.create_model(f"local-dir:{exported}", pretrained=True)
+    assert about["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert about["sha256"] == hashlib.sha256((exported / "model.safetensors").read_bytes()).hexdigest()
+    assert about["environment"]["torch"] == version("torch")
+    assert len(list((tmp_path / "plots").glob("*.png"))) >= len(found) - 1
+
+
+def test_predictions_are_enough_to_begin_from(exported: Path, tiny_data: Path, tmp_path: Path) -> None:
+    options = EvaluateOptions(root=str(tiny_data), workers=0)
+    found = evaluate(str(exported), "fashion_mnist", output=tmp_path, options=options)["accuracy"]
+    with np.load(tmp_path / "predictions.npz", allow_pickle=False) as predictions:
+        assert 100 * (predictions["logits"].argmax(1) == predictions["label"]).mean() == pytest.approx(found["top1"])
+        assert predictions["name"].tolist() == [str(index) for index in predictions["index"]]
+
+
+def test_images_are_of_the_size_that_is_asked_for(exported: Path, tiny_data: Path) -> None:
+    options = EvaluateOptions(root=str(tiny_data), workers=0, img_size=40)
+    found = evaluate(str(exported), "fashion_mnist_canvas", ["localization"], options=options)["localization"]
+    assert found["map_size"] == [10, 10]  # the strides of a CIFAR ResNet are 4
+
+
+def test_suites_can_be_added_to_a_folder_but_not_of_another_model(
+    exported: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = EvaluateOptions(root=str(tiny_data), workers=0)
+    evaluate(str(exported), "fashion_mnist", output=tmp_path / "out", options=options)
+    evaluate(str(exported), "fashion_mnist", ["calibration"], tmp_path / "out", options)
+    assert (tmp_path / "out" / "calibration.json").exists()
+    other = export(tmp_path / "other")
+    with pytest.raises(UserError, match="has the results of model"):
+        evaluate(str(other), "fashion_mnist", ["in_between"], tmp_path / "out", options)
+
+
+def test_a_run_and_a_row_of_the_zoo_bring_their_recipe(tmp_path: Path) -> None:
+    options = EvaluateOptions(workers=0)
+    evaluate("cifar_resnet8.cutmix_fmnist_mini", "fashion_mnist_mini", output=tmp_path, options=options)
+    about = json.loads((tmp_path / "evaluation.json").read_text())
+    assert yaml.safe_load(about["recipe"])["name"] == "quickstart"
+
+
+def test_a_linear_probe_alone_needs_no_common_classes(exported: Path, image_folder: Path, tmp_path: Path) -> None:
+    options = EvaluateOptions(root=str(image_folder), workers=0)
+    found = evaluate(str(exported), "folder", ["probe"], tmp_path / "out", options)["probe"]
+    assert (found["count"], found["dataset"]) == (6, "folder")
+    assert not (tmp_path / "out" / "predictions.npz").exists()
+    with pytest.raises(UserError, match="the model has 10 classes and folder has 3"):
+        evaluate(str(exported), "folder", ["accuracy", "probe"], options=options)
+
+
+def test_unknown_suites_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="no suite is called 'acuracy': did you mean accuracy"):
+        evaluate("model", suites=["acuracy"])
+    with pytest.raises(UserError, match="there are accuracy, calibration"):
+        command(["model", "--on", "fashion_mnist_mini", "--suite", "accuracy,everything"])
+
+
+def test_images_that_cannot_be_read_are_counted_and_by_a_flag_left_out(
+    exported: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    for number in range(3, 10):
+        (image_folder / "val" / f"{number}").mkdir()
+        Image.new("RGB", (8, 8)).save(image_folder / "val" / f"{number}" / "0.png")
+    (image_folder / "val" / "bee" / "1.png").write_bytes(b"no image")
+    arguments = [str(exported), "--on", "folder", "--root", str(image_folder), "--split", "val", "--workers", "0"]
+    with pytest.raises(UserError, match=r"1 of 13 images cannot be read: .*bee/1\.png"):
+        command(arguments)
+    command([*arguments, "--skip-unreadable", "--output", str(tmp_path / "out")])
+    about = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert about["count"] == 12
+    assert len(about["unreadable"]) == 1
+
+
+def test_without_matplotlib_numbers_are_written_and_the_way_to_pictures_is_told(
+    exported: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cutmix_zoo.evaluate, "find_spec", lambda name: None)
+    arguments = [str(exported), "--on", "fashion_mnist", "--root", str(tiny_data), "--output", str(tmp_path / "out")]
+    command([*arguments, "--workers", "0"])
+    assert (tmp_path / "out" / "accuracy.json").exists()
+    assert not (tmp_path / "out" / "plots").exists()
+    assert "pip install 'cutmix_zoo[plots]'" in capsys.readouterr().out
+
+
+def test_two_processes_find_what_one_finds_to_the_last_digit(exported: Path, tiny_data: Path, tmp_path: Path) -> None:
+    options = [str(exported), "--on", "fashion_mnist_canvas", "--root", str(tiny_data), "--samples", "25"]
+    options += ["--suite", "all", "--img-size", "40"]
+    options += ["--batch-size", "4", "--workers", "0"]
+    command([*options, "--output", str(tmp_path / "alone")])
+    launcher = (
+        "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no "
+        "--num_cpu_threads_per_process 1 --main_process_port 0 -m cutmix_zoo.evaluate"
+    )
+    program = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *launcher.split()[1:]]
+    done = subprocess.run(
+        [*program, *options, "--output", str(tmp_path / "together")],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    about = json.loads((tmp_path / "together" / "evaluation.json").read_text())
+    assert about["environment"]["processes"] == "2"
+    for name in SUITES:
+        alone, together = (json.loads((tmp_path / run / f"{name}.json").read_text()) for run in ("alone", "together"))
+        assert alone == together
+    for file in (tmp_path / "alone").glob("*.npz"):
+        with np.load(file) as alone, np.load(tmp_path / "together" / file.name) as together:
+            assert list(alone) == list(together)
+            for key in alone:
+                np.testing.assert_array_equal(alone[key], together[key])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--workers", "-1"), ("--batch-size", "0"), ("--batch-size", "x"), ("--samples", "0"), ("--samples", "some")),
+        *(("--img-size", "0"), ("--budgets", "1,x"), ("--fill", "white"), ("--protocol", "voc")),
+    ],
+)
+def test_values_are_checked_by_the_parser(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command(["model", option, value])
     assert option in capsys.readouterr().err

@@ -24,7 +24,8 @@ def test_an_entry_is_complete(known: KnownDataset) -> None:
 
 
 def test_the_names() -> None:
-    assert set(KNOWN_DATASETS) == {"fashion_mnist", "fashion_mnist_mini", "cifar10", "cifar100", "imagenet"}
+    ours = {"fashion_mnist", "fashion_mnist_mini", "fashion_mnist_canvas", "cub200"}
+    assert set(KNOWN_DATASETS) == ours | {"cifar10", "cifar100", "imagenet"}
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,14 @@ def test_cifar100_names_are_in_the_datasets_order() -> None:
 
 
 def test_fashion_mnist_names_are_torchvisions() -> None:
-    for name in ("fashion_mnist", "fashion_mnist_mini"):
+    for name in ("fashion_mnist", "fashion_mnist_mini", "fashion_mnist_canvas"):
         assert list(KNOWN_DATASETS[name].classes) == torchvision.datasets.FashionMNIST.classes
+
+
+def test_birds_are_fed_as_imagenet_is() -> None:
+    birds, imagenet = KNOWN_DATASETS["cub200"], KNOWN_DATASETS["imagenet"]
+    assert (birds.input_size, birds.mean, birds.std) == (imagenet.input_size, imagenet.mean, imagenet.std)
+    assert (birds.num_classes, birds.classes) == (200, ()), "their names are in the files"
 
 
 def test_imagenet_has_as_many_classes_as_timm_has_names() -> None:

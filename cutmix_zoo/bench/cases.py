@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import timm
 import torch
-import torchvision
 
 from cutmix_zoo.mixing import CutMix, Mixup
 
@@ -66,12 +63,3 @@ def make_row(where: str, case: Case, task: Task, timings: dict[str, Timing]) -> 
         **{name: timing._asdict() for name, timing in timings.items()},
         "ratio": timings["timm"].median / timings["ours"].median,
     }
-
-
-def environment(device: torch.device | None = None) -> dict[str, str]:
-    """Return what a reader must know to repeat a measurement, and where it was made if that may differ."""
-    versions = {module.__name__: module.__version__ for module in (torch, torchvision, timm)}
-    found = {"python": platform.python_version(), **versions, "threads": str(torch.get_num_threads())}
-    if device is None:
-        return found
-    return {**found, "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type}

@@ -10,10 +10,11 @@ from timm.data import FastCollateMixup, Mixup
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
-from cutmix_zoo.bench.cases import NUM_CLASSES, TASKS, Case, Task, environment, make_row, make_samples
+from cutmix_zoo.bench.cases import NUM_CLASSES, TASKS, Case, Task, make_row, make_samples
 from cutmix_zoo.bench.loading import LOADER_CASES, time_loaders
 from cutmix_zoo.bench.timing import interleave, one_thread
 from cutmix_zoo.mixing import CutMix, MixCollate, collate_samples
+from cutmix_zoo.training.environment import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +53,7 @@ def bench_mixing(cases: Sequence[Case] = CASES, loader_cases: Sequence[Case] = L
             for task in TASKS:
                 rows += _time(case, task, dict(_transforms(images, task)))
         rows += time_loaders(loader_cases)
-        return {"environment": environment(), "rows": rows}
+        return {"environment": environment(torch.device("cpu")), "rows": rows}
 
 
 def _collates(samples: list[tuple[torch.Tensor, int]], task: Task) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from cutmix_zoo.bench.cases import environment
 from cutmix_zoo.bench.naive_pyramidnet import NaivePyramidNet
 from cutmix_zoo.bench.timing import format_speed, images_per_second, interleave
 from cutmix_zoo.checks import require_count
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
 from cutmix_zoo.keys import isolated_rng
+from cutmix_zoo.training.environment import environment
 from cutmix_zoo.training.launch import synchronize
 
 if TYPE_CHECKING:

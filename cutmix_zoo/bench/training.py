@@ -17,13 +17,13 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 from tqdm import tqdm
 
-from cutmix_zoo.bench.cases import environment
 from cutmix_zoo.bench.timing import format_speed, images_per_second, interleave
 from cutmix_zoo.data.datasets import dataset_size, open_split
 from cutmix_zoo.data.settings import DataSettings, input_spec
 from cutmix_zoo.errors import UserError, did_you_mean
 from cutmix_zoo.mixing import CutMix
 from cutmix_zoo.training.checkpoint import Progress
+from cutmix_zoo.training.environment import environment
 from cutmix_zoo.training.gradient import GradientGuard
 from cutmix_zoo.training.job import make_job
 from cutmix_zoo.training.launch import synchronize

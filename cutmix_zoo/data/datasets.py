@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 from timm.data import ImageDataset, ImageNetInfo, create_dataset
 from timm.data.dataset import IterableImageDataset
 from torch.utils.data import Dataset
 
+from cutmix_zoo.data.canvases import Canvases
+from cutmix_zoo.data.cub import CUB200
 from cutmix_zoo.data.fashion_mnist import MINI_ROOT, FashionMNIST
-from cutmix_zoo.data.holdout import Part, held_out, in_fold
+from cutmix_zoo.data.holdout import OnlyClasses, Part, held_out, in_fold
 from cutmix_zoo.data.image_files import read_image
-from cutmix_zoo.data.sampler import local_batch_size
+from cutmix_zoo.data.sampler import fixed_subset, local_batch_size
 from cutmix_zoo.data.settings import DataSettings, input_spec
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
-from cutmix_zoo.keys import Stream, generator_for
 from cutmix_zoo.known import known_dataset
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "val"]
 
-_OURS = ("fashion_mnist_mini", "fashion_mnist")
+_OURS = ("fashion_mnist_mini", "fashion_mnist", "fashion_mnist_canvas", "cub200")
 # timm takes any name without a prefix for a folder; we take these, so that a misspelt name is an error
 _FOLDERS = ("folder", "imagenet", "torch/folder", "torch/image_folder")
 _TORCH_TRAIN_OR_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "imagenet")
@@ -76,6 +76,8 @@ def open_split(settings: DataSettings, split: Split, *, seed: int = 0, world_siz
         return _open_subset(settings, split)
     if settings.val_fraction or settings.fold:
         return _open_part(settings, split)
+    if settings.only_classes is not None:
+        return _open_classes(settings, split, settings.only_classes)
     split_name = settings.train_split if split == "train" else settings.val_split
     if settings.name in _OURS:
         dataset = _open_ours(settings, split_name)
@@ -93,8 +95,27 @@ def _open_subset(settings: DataSettings, split: Split) -> Part:
     if is_stream(settings.name):
         raise UserError(f"a stream has no subset ({settings.name}): leave out data.subset")
     whole = open_split(replace(settings, subset=None), split)
-    order = torch.randperm(len(whole), generator=generator_for(Stream.SUBSET, len(whole)))
-    return Part(whole, sorted(order[: settings.subset].tolist()), known_labels(whole), _class_to_idx(whole))
+    return Part(whole, fixed_subset(len(whole), settings.subset).tolist(), known_labels(whole), class_to_idx(whole))
+
+
+def _open_classes(settings: DataSettings, split: Split, classes: tuple[int, ...]) -> OnlyClasses:
+    """Open the images of some classes."""
+    if is_stream(settings.name):
+        raise UserError(f"the classes of a stream cannot be chosen ({settings.name}): leave out data.only_classes")
+    whole = open_split(replace(settings, only_classes=None), split)
+    labels = need_labels(whole, settings, "its classes cannot be chosen", "leave out data.only_classes")
+    names = class_to_idx(whole)
+    there = {*labels.tolist(), *(names or {}).values()}
+    unknown = [label for label in classes if label not in there]
+    if unknown:
+        raise UserError(
+            f"data.only_classes: {settings.name} has no class {', '.join(map(str, unknown))}; it has {len(there)} "
+            f"classes from {min(there)} to {max(there)}"
+        )
+    part = OnlyClasses(whole, classes, labels, names)
+    if not len(part):
+        raise UserError(f"the {split} split of {settings.name} has no image of data.only_classes {list(classes)}")
+    return part
 
 
 def _open_part(settings: DataSettings, split: Split) -> Part:
@@ -117,7 +138,7 @@ def _open_part(settings: DataSettings, split: Split) -> Part:
             f"{len(labels)} images of {len(set(labels.tolist()))} classes leave none for the {split} split: "
             f"val_fraction is {settings.val_fraction}, fold {settings.fold}"
         )
-    return Part(whole, indices, labels, _class_to_idx(whole))
+    return Part(whole, indices, labels, class_to_idx(whole))
 
 
 def _train_split(settings: DataSettings) -> str:
@@ -143,9 +164,18 @@ def _warn_of_unused(settings: DataSettings) -> None:
             return
 
 
-def _open_ours(settings: DataSettings, split_name: str) -> FashionMNIST:
+def _open_ours(settings: DataSettings, split_name: str) -> FashionMNIST | Canvases | CUB200:
     train = _is_train(settings.name, split_name)
-    if settings.name == "fashion_mnist_mini":
+    if settings.name == "cub200":
+        return CUB200(Path(_root(settings)), train)
+    if settings.name == "fashion_mnist_canvas":
+        garments = "fashion_mnist_mini" if settings.root is None else "fashion_mnist"
+        return Canvases(_open_garments(garments, settings, train), train=train)
+    return _open_garments(settings.name, settings, train)
+
+
+def _open_garments(name: str, settings: DataSettings, train: bool) -> FashionMNIST:
+    if name == "fashion_mnist_mini":
         return FashionMNIST(MINI_ROOT, train)
     return FashionMNIST(_root(settings), train, download=settings.download)
 
@@ -235,7 +265,7 @@ def _open_with_timm(settings: DataSettings, split: Split, split_name: str, *, se
             f"{one_line(error)}. Check data.root and the split's name, "
             "or set data.download to true where the dataset can be downloaded"
         ) from error
-    if "" in (_class_to_idx(dataset) or {}):
+    if "" in (class_to_idx(dataset) or {}):
         raise UserError(f"images of {settings.root} lie outside any class: expected ROOT/SPLIT/CLASS/IMAGE")
     if split == "val" and isinstance(dataset, IterableImageDataset):
         _read_everything(dataset)
@@ -282,7 +312,8 @@ def dataset_size(dataset: Any) -> int:
     return int(dataset.reader.num_samples)
 
 
-def _class_to_idx(dataset: Any) -> dict[str, int] | None:
+def class_to_idx(dataset: Any) -> dict[str, int] | None:
+    """Return the labels of a dataset's classes by their names, if it says what they are."""
     for owner in (dataset, getattr(dataset, "reader", None)):
         for name in ("class_to_idx", "class_name_to_idx"):
             if found := getattr(owner, name, None):
@@ -293,7 +324,8 @@ def _class_to_idx(dataset: Any) -> dict[str, int] | None:
 def class_names(dataset: Any, settings: DataSettings) -> tuple[str, ...] | None:
     """Name the classes of a dataset, in the order of its labels.
 
-    The names of the table of known datasets go first, if the dataset has that many classes.
+    The names of the table of known datasets go first, if the dataset has that many classes. Of ``only_classes`` the
+    names are those that the classes have among all.
 
     Args:
         dataset: what :func:`open_split` returned.
@@ -302,12 +334,20 @@ def class_names(dataset: Any, settings: DataSettings) -> tuple[str, ...] | None:
     Returns:
         One name for each class; None if the dataset does not say.
     """
-    classes = _class_to_idx(dataset) or {}
+    if settings.only_classes is not None:
+        while isinstance(dataset, Part):
+            dataset = dataset.dataset
+        names = class_names(dataset, replace(settings, only_classes=None))
+        return None if names is None else tuple(names[label] for label in settings.only_classes)
+    classes = class_to_idx(dataset) or {}
     own = tuple(sorted(classes, key=classes.__getitem__))
     known = known_dataset(settings.name)
     # several names may stand for one class, as in ImageNet
     if known is not None and len(set(classes.values())) in (0, known.num_classes):
-        return known.classes or tuple(ImageNetInfo("imagenet-1k").label_descriptions())
+        if known.classes:
+            return known.classes
+        if known.name == "imagenet":
+            return tuple(ImageNetInfo("imagenet-1k").label_descriptions())
     if [classes[name] for name in own] != list(range(len(own))):
         return None
     return own or None
@@ -323,7 +363,7 @@ def check_same_classes(train: Any, val: Any) -> None:
     Raises:
         UserError: when one has a class that the other lacks.
     """
-    ours, theirs = _class_to_idx(train), _class_to_idx(val)
+    ours, theirs = class_to_idx(train), class_to_idx(val)
     if ours is not None and theirs is not None and ours != theirs:
         odd = sorted(set(ours) ^ set(theirs))
         raise UserError(

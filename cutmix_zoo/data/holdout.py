@@ -1,4 +1,4 @@
-"""A validation split where a dataset has none: images of the training split are held out, class by class."""
+"""Parts of a dataset: some of its classes, or a validation split where it has none, held out class by class."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Part(Subset[Any]):
     """Some samples of an indexable dataset, which still says what its classes and labels are.
 
+    Where the whole has ``boxes`` and ``image_size``, the part has them too.
+
     Args:
         dataset: the whole.
         indices: which of its samples.
@@ -31,6 +33,45 @@ class Part(Subset[Any]):
     ) -> None:
         super().__init__(dataset, indices)
         self.targets, self.class_to_idx = None if labels is None else labels[list(indices)], class_to_idx
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("boxes", "image_size"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        of_whole = getattr(self.dataset, name)
+        return lambda index: of_whole(self.indices[index])
+
+
+class OnlyClasses(Part):
+    """The samples of some classes, which are numbered anew.
+
+    Args:
+        dataset: the whole.
+        classes: labels of the whole; the place of each is its new label.
+        labels: of the whole.
+        class_to_idx: names of the whole's classes, if it has any.
+
+    Example:
+        >>> part = OnlyClasses([("a", 0), ("b", 1), ("c", 2)], (2, 0), np.arange(3), None)
+        >>> list(part), part.targets.tolist()
+        ([('a', 1), ('c', 0)], [1, 0])
+    """
+
+    def __init__(
+        self, dataset: Any, classes: Sequence[int], labels: NDArray[Any], class_to_idx: dict[str, int] | None
+    ) -> None:
+        kept = np.flatnonzero(np.isin(labels, classes)).tolist()
+        self._new = {label: new for new, label in enumerate(classes)}
+        names = {name: self._new[label] for name, label in (class_to_idx or {}).items() if label in self._new}
+        renumbered = np.array([self._new.get(label, -1) for label in labels.tolist()])
+        super().__init__(dataset, kept, renumbered, names or None)
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = self.dataset[self.indices[index]]
+        return image, self._new[int(label)]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        # torch's own would ask the whole, whose labels are others
+        return [self[index] for index in indices]
 
 
 def held_out(labels: NDArray[Any], fraction: float) -> NDArray[np.bool_]:

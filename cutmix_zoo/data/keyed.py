@@ -76,7 +76,7 @@ class Keyed(Dataset[Sample]):
 
     def __getitem__(self, key: SampleKey) -> Sample:
         with isolated_rng(self.seed, Stream.AUGMENT, key.epoch, key.index, restore=get_worker_info() is None):
-            return *self.prepare(*_read(self.dataset, key.index % len(self.dataset))), key
+            return *self.prepare(*read_sample(self.dataset, key.index % len(self.dataset))), key
 
 
 class Plain(Dataset[Sample]):
@@ -94,7 +94,7 @@ class Plain(Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        return *self.prepare(*_read(self.dataset, index)), SampleKey(epoch=0, step=0, index=index)
+        return *self.prepare(*read_sample(self.dataset, index)), SampleKey(epoch=0, step=0, index=index)
 
 
 class KeyedStream(IterableDataset[Sample]):
@@ -129,7 +129,7 @@ class KeyedStream(IterableDataset[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        for count, sample in enumerate(_read_all(self.dataset)):
+        for count, sample in enumerate(read_stream(self.dataset)):
             step = count // self.batch_size * workers + worker
             index = (count * workers + worker) * self.world_size + self.rank
             key = SampleKey(self.epoch, step, index)
@@ -152,19 +152,32 @@ class PlainStream(IterableDataset[Sample]):
         self.dataset, self.prepare, self.rank, self.world_size = dataset, prepare, rank, world_size
 
     def __iter__(self) -> Iterator[Sample]:
-        for count, sample in enumerate(_read_all(self.dataset)):
+        for count, sample in enumerate(read_stream(self.dataset)):
             if count % self.world_size == self.rank:
                 yield *self.prepare(*sample), SampleKey(epoch=0, step=0, index=count)
 
 
-def _read(dataset: Any, index: int) -> tuple[Any, Any]:
+def read_sample(dataset: Any, index: int) -> tuple[Any, Any]:
+    """Read a sample of an indexable dataset and decode its image.
+
+    Args:
+        dataset: gives (PIL image, label) for an index.
+        index: its place.
+
+    Returns:
+        The image and its label, as the dataset has them.
+
+    Raises:
+        UserError: when that cannot be done.
+    """
     with _reading(f"sample {index}"):
         image, label = dataset[index]
         image.load()
     return image, label
 
 
-def _read_all(dataset: Any) -> Iterator[tuple[Any, Any]]:
+def read_stream(dataset: Any) -> Iterator[tuple[Any, Any]]:
+    """Read the samples of a stream one after the other, as :func:`read_sample` reads one by its place."""
     with _reading("the next sample"):
         for image, label in dataset:
             image.load()

@@ -17,7 +17,7 @@ from cutmix_zoo.data.keyed import Keyed, KeyedStream, Plain, PlainStream, Prepar
 from cutmix_zoo.data.resident import Images, ResidentLoader
 from cutmix_zoo.data.sampler import KeyedBatchSampler, eval_indices, local_batch_size
 from cutmix_zoo.data.settings import input_spec
-from cutmix_zoo.data.transforms import eval_transform, resident_transform, train_transform
+from cutmix_zoo.data.transforms import eval_transform, resident_transform, size_before_crop, train_transform
 from cutmix_zoo.errors import SampleError, UserError
 from cutmix_zoo.keys import Stream, generator_for
 from cutmix_zoo.mixing import collate_samples
@@ -65,12 +65,12 @@ class TrainLoader:
         source = self._source
         if isinstance(source, KeyedBatchSampler):
             source.set_position(epoch, start_step)
-            yield from _user_errors(self._loader)
+            yield from user_errors(self._loader)
         else:
             source.set_epoch(epoch)
             # the base seed of the workers, with which some readers shuffle
             self._loader.generator = generator_for(source.seed, Stream.SHUFFLE, epoch, source.rank)
-            yield from islice(_user_errors(self._loader), start_step, self._steps)
+            yield from islice(user_errors(self._loader), start_step, self._steps)
 
     def close(self) -> None:
         """Stop the workers that are kept from epoch to epoch; another epoch starts new ones."""
@@ -90,7 +90,7 @@ class EvalLoader:
         self._loader, self.size = loader, size
 
     def __iter__(self) -> Iterator[Batch]:
-        return _user_errors(self._loader)
+        return user_errors(self._loader)
 
 
 def train_loader(
@@ -130,7 +130,7 @@ def train_loader(
         "collate_fn": collate_fn,
         "pin_memory": pin_memory,
         "generator": torch.Generator(),
-        "worker_init_fn": _outlive_signals,
+        "worker_init_fn": outlive_signals,
     }
     labels = _balanced_labels(dataset, settings)
     if isinstance(dataset, IterableImageDataset):
@@ -184,7 +184,7 @@ def eval_loader(
         "collate_fn": collate_samples,
         "pin_memory": pin_memory,
         "generator": torch.Generator(),
-        "worker_init_fn": _outlive_signals,
+        "worker_init_fn": outlive_signals,
     }
     if isinstance(dataset, IterableImageDataset):
         workers = _stream_workers(dataset, settings)
@@ -227,7 +227,7 @@ def resident_train_loader(
     Raises:
         UserError: when they have to be, and ``settings.resident`` is True; else as for :func:`train_loader`.
     """
-    if not _may_stay(dataset, settings, padded=True):
+    if not _may_stay(dataset, settings, training=True):
         return None
     labels = _balanced_labels(dataset, settings)
     # before anything is decoded, as it checks the batch size
@@ -285,16 +285,18 @@ def _balanced_labels(dataset: Any, settings: DataSettings) -> Tensor | None:
     return torch.as_tensor(labels, dtype=torch.int64)
 
 
-def _may_stay(dataset: Any, settings: DataSettings, *, padded: bool = False) -> bool:
+def _may_stay(dataset: Any, settings: DataSettings, *, training: bool = False) -> bool:
     """Say whether a dataset may stay on a device: its setting, its augmentation and its size allow it."""
     if settings.resident is False:
         return False
     if is_stream(settings.name):
         return _streamed(settings, "it is a stream")
     if settings.crop == "random_resized" or settings.color_jitter or settings.lighting:
-        return _streamed(settings, "it is augmented by more than crop: pad or none and flips")
+        return _streamed(settings, "it is augmented by more than flips and crop: pad, squash or none")
     channels, height, width = input_spec(settings).input_size
-    pad = 2 * settings.pad if padded and settings.crop == "pad" else 0
+    if training and settings.crop == "squash":
+        height, width = size_before_crop(settings)
+    pad = 2 * settings.pad if training and settings.crop == "pad" else 0
     size = len(dataset) * channels * (height + pad) * (width + pad)
     return settings.resident is True or size <= RESIDENT_BYTES
 
@@ -323,12 +325,12 @@ def _decode(dataset: Any, prepare: Prepare, workers: int) -> Images | None:
         num_workers=workers,
         collate_fn=_stack_if_alike,
         generator=torch.Generator(),
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=outlive_signals,
     )
     pixels = torch.empty(0, dtype=torch.uint8)
     labels: list[Tensor] = []
     start = 0
-    for batch in _user_errors(loader):
+    for batch in user_errors(loader):
         if batch is None or (labels and batch[0].shape[1:] != pixels.shape[1:]):
             return None
         if not labels:
@@ -343,7 +345,7 @@ def _stack_if_alike(samples: list[Any]) -> Batch | None:
     return collate_samples(samples) if len({image.shape for image, *_ in samples}) == 1 else None
 
 
-def _outlive_signals(_: int) -> None:
+def outlive_signals(_: int) -> None:
     """Let a worker work on when a signal to its whole group asks the run to stop: the run still needs it to save.
 
     It ends with the run, which tells it to, or for want of that two minutes after SIGTERM.
@@ -359,7 +361,7 @@ def _stream_workers(dataset: Any, settings: DataSettings) -> int:
     return workers
 
 
-def _user_errors(batches: Iterable[T]) -> Iterator[T]:
+def user_errors(batches: Iterable[T]) -> Iterator[T]:
     """Give an error from a worker its own message back, which torch wraps in the worker's traceback."""
     try:
         yield from batches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -14,6 +15,8 @@ from cutmix_zoo.keys import SampleKey, Stream, generator_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 
 class KeyedBatchSampler(Sampler[list[SampleKey]]):
@@ -140,3 +143,36 @@ def eval_indices(size: int, rank: int = 0, world_size: int = 1) -> range:
         ([0, 2, 4], [1, 3])
     """
     return range(rank, size, world_size)
+
+
+def eval_batches(size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[range]:
+    """Deal the batches of an evaluation to the processes: a batch has the same samples however many there are.
+
+    Args:
+        size: number of samples.
+        batch_size: samples of a batch; the last one may have fewer.
+        rank: this process.
+        world_size: number of processes.
+
+    Returns:
+        The positions of the samples of each of this process's batches; ranks may differ by one batch.
+
+    Example:
+        >>> eval_batches(5, 2, 0, 2), eval_batches(5, 2, 1, 2)
+        ([range(0, 2), range(4, 5)], [range(2, 4)])
+    """
+    return [range(start, min(start + batch_size, size)) for start in range(0, size, batch_size)][rank::world_size]
+
+
+def fixed_subset(size: int, limit: int | None) -> NDArray[np.int64]:
+    """Choose samples of a dataset that depend on nothing but its size.
+
+    Args:
+        size: number of samples in the dataset.
+        limit: how many; ``None``, or more than there are, for all. Fewer are some of more.
+
+    Returns:
+        Their indices, in rising order.
+    """
+    order = torch.randperm(size, generator=generator_for(Stream.SUBSET, size))
+    return np.sort(order[:limit].numpy())

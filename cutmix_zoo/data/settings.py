@@ -10,7 +10,7 @@ from cutmix_zoo.checks import require, require_choice, require_count, require_fr
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import known_dataset
 
-Crop = Literal["pad", "random_resized", "none"]
+Crop = Literal["pad", "random_resized", "squash", "none"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
@@ -19,17 +19,21 @@ class DataSettings:
     """The ``data`` section of a recipe.
 
     Args:
-        name: ``fashion_mnist_mini`` (ships with the package), ``fashion_mnist``, ``folder`` (images under
-            ROOT/SPLIT/CLASS), ``imagenet`` (such a folder), or a name with a prefix that
-            ``timm.data.create_dataset`` takes: ``torch/cifar100``, ``hfds/...``, ``wds/...``.
-        root: folder of the dataset; for hfds, hfids and tfds its cache. fashion_mnist_mini needs none. With
-            ``val_fraction`` or ``fold``, the folders of the classes may lie in it directly.
+        name: ``fashion_mnist_mini`` (ships with the package), ``fashion_mnist``, ``fashion_mnist_canvas`` (its
+            garments on larger images), ``cub200``, ``folder`` (images under ROOT/SPLIT/CLASS), ``imagenet`` (such a
+            folder), or a name with a prefix that ``timm.data.create_dataset`` takes: ``torch/cifar100``, ``hfds/...``,
+            ``wds/...``.
+        root: folder of the dataset; for hfds, hfids and tfds its cache. fashion_mnist_mini needs none;
+            fashion_mnist_canvas takes the garments of fashion_mnist_mini without one. With ``val_fraction`` or
+            ``fold``, the folders of the classes may lie in it directly.
         download: fetch the dataset into ``root`` if it is missing and its source allows it.
         train_split: split to train on; for a folder, the subfolder.
         val_split: split to evaluate on; for a folder, the subfolder. timm's synonyms of it are tried too.
         val_fraction: hold out this share of every class of the training split and evaluate on it, where there is no
             split to evaluate on; 0 for none. The same images in every run.
         fold: such as ``0/5``: evaluate on the first of five such parts and train on the others.
+        only_classes: keep only the images of these classes, by their labels, which become 0, 1, ... in the order given;
+            done before anything is held out or a subset chosen. ``None`` for all.
         subset: use only so many images of each split, the same ones in every run, to try things out; ``None`` for all.
         input_key: field of the image (hfds, hfids, tfds, wds); ``None`` takes the reader's own default.
         target_key: field of the label (hfds, hfids, tfds, wds); ``None`` takes the reader's own default.
@@ -42,10 +46,12 @@ class DataSettings:
         workers: loader processes of each training process; 0 loads in the training process itself.
         resident: keep the decoded images of a split on the device and crop and flip whole batches there; the batches
             are the same. ``auto``: where that is possible and a split takes at most 1 GiB; ``false``: never;
-            ``true``: whatever it takes. It is possible for images of one size with ``crop: pad`` or ``none``, without
-            colour noise, mixed on the device, and not for streams.
+            ``true``: whatever it takes. It is possible for images of one size with ``crop: pad`` or ``none``, and of
+            any size with ``squash``, without colour noise, mixed on the device, and not for streams.
         crop: training crop. ``pad``: zero padding, then a random crop, as for CIFAR; ``random_resized``: a
-            random area and aspect ratio, as for ImageNet; ``none``: the centre.
+            random area and aspect ratio, as for ImageNet; ``squash``: the whole image is resized, whatever its aspect
+            ratio, to the input size over ``crop_pct``, then a random crop, as for weakly supervised localization;
+            ``none``: the centre.
         pad: pixels of zero padding on each side, for ``crop: pad``.
         scale: range of the cropped share of the area, for ``crop: random_resized``.
         ratio: range of the crop's width over its height, for ``crop: random_resized``.
@@ -54,7 +60,8 @@ class DataSettings:
         lighting: standard deviation of AlexNet's colour noise in training, for three channels; the
             official ImageNet code has 0.1.
         interpolation: how images are resized.
-        crop_pct: share of the resized image's side that evaluation keeps; 0.875 is ImageNet's 224 of 256.
+        crop_pct: share of the resized image's side that evaluation and ``crop: squash`` keep; 0.875 is ImageNet's 224
+            of 256.
 
     Raises:
         ValueError: if a number is out of range.
@@ -67,6 +74,7 @@ class DataSettings:
     val_split: str = "validation"
     val_fraction: float = 0.0
     fold: str | None = None
+    only_classes: tuple[int, ...] | None = None
     subset: int | None = None
     input_key: str | None = None
     target_key: str | None = None
@@ -95,6 +103,10 @@ class DataSettings:
         require_count("batch_size", self.batch_size)
         if self.subset is not None:
             require_count("subset", self.subset)
+        if self.only_classes is not None:
+            kept = self.only_classes
+            valid = bool(kept) and min(kept) >= 0 and len(set(kept)) == len(kept)
+            require(valid, f"only_classes must be labels from 0, each of them once, got {list(kept)}")
         require(0 <= self.val_fraction < 1, f"val_fraction must be at least 0 and below 1, got {self.val_fraction}")
         if self.fold is not None:
             require(_is_fold(self.fold), f"fold must be such as 0/5, one of 0/5 to 4/5, got {self.fold!r}")
@@ -120,12 +132,16 @@ def validation_name(settings: DataSettings) -> str:
     Example:
         >>> validation_name(DataSettings("folder")), validation_name(DataSettings("folder", fold="0/5"))
         ('validation', 'fold 0/5 of train')
+        >>> validation_name(DataSettings("folder", only_classes=(1, 4)))
+        'validation, 2 classes only'
     """
     if settings.fold:
-        return f"fold {settings.fold} of {settings.train_split}"
-    if settings.val_fraction:
-        return f"{settings.val_fraction:g} of {settings.train_split}"
-    return settings.val_split
+        name = f"fold {settings.fold} of {settings.train_split}"
+    elif settings.val_fraction:
+        name = f"{settings.val_fraction:g} of {settings.train_split}"
+    else:
+        name = settings.val_split
+    return name if settings.only_classes is None else f"{name}, {len(settings.only_classes)} classes only"
 
 
 def _is_fold(text: str) -> bool:

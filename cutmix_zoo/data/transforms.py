@@ -63,7 +63,7 @@ def train_transform(settings: DataSettings) -> Transform:
     """Build the augmentation of training images.
 
     For the crops ``pad`` and ``none`` an image is first resized so that it covers the input size;
-    one that has that size already stays as it is.
+    one that has that size already stays as it is. For ``squash`` it is resized to the input size over ``crop_pct``.
 
     Args:
         settings: the data section of a recipe.
@@ -77,7 +77,7 @@ def train_transform(settings: DataSettings) -> Transform:
 
     **Source**: CIFAR: the paper's padding of 4, crop and flip. ImageNet: the official code's random
     resized crop, flip, colour jitter 0.4 and lighting 0.1; its jitter works on floats and does not
-    clip, torchvision's rounds and clips to 8 bits.
+    clip, torchvision's rounds and clips to 8 bits. ``squash``: the paper's appendix B, 256 x 256 and a random crop.
     """
     channels, height, width = input_spec(settings).input_size
     if settings.lighting and channels != 3:
@@ -89,6 +89,8 @@ def train_transform(settings: DataSettings) -> Transform:
         steps += [transforms.RandomResizedCrop(size, settings.scale, settings.ratio, interpolation)]
     elif settings.crop == "pad":
         steps += [transforms.RandomCrop(size, settings.pad)]
+    elif settings.crop == "squash":
+        steps += [transforms.RandomCrop(size)]
     if settings.hflip:
         steps += [transforms.RandomHorizontalFlip(settings.hflip)]
     if settings.color_jitter:
@@ -100,7 +102,7 @@ def train_transform(settings: DataSettings) -> Transform:
 
 
 def resident_transform(settings: DataSettings) -> Transform:
-    """Build what :func:`train_transform` does before it draws, for ``crop: pad`` and ``crop: none``.
+    """Build what :func:`train_transform` does before it draws, for every crop but ``random_resized``.
 
     Args:
         settings: the data section of a recipe.
@@ -114,7 +116,9 @@ def resident_transform(settings: DataSettings) -> Transform:
 def _fixed_steps(settings: DataSettings) -> list[Any]:
     channels, height, width = input_spec(settings).input_size
     steps: list[Any] = [ToMode(channels)]
-    if settings.crop != "random_resized":
+    if settings.crop == "squash":
+        steps += [transforms.Resize(size_before_crop(settings), str_to_interp_mode(settings.interpolation))]
+    elif settings.crop != "random_resized":
         steps += [_cover((height, width), settings.interpolation)]
     if settings.crop == "none":
         steps += [transforms.CenterCrop((height, width))]
@@ -136,11 +140,16 @@ def eval_transform(settings: DataSettings) -> Transform:
     **Source**: timm's evaluation transform with ``crop_mode="center"``.
     """
     channels, height, width = input_spec(settings).input_size
-    scaled = (math.floor(height / settings.crop_pct), math.floor(width / settings.crop_pct))
-    cover = _cover(scaled, settings.interpolation)
+    cover = _cover(size_before_crop(settings), settings.interpolation)
     return transforms.Compose(
         [ToMode(channels), cover, transforms.CenterCrop((height, width)), transforms.PILToTensor()]
     )
+
+
+def size_before_crop(settings: DataSettings) -> tuple[int, int]:
+    """Return height and width of which ``crop_pct`` is the input size."""
+    _, height, width = input_spec(settings).input_size
+    return math.floor(height / settings.crop_pct), math.floor(width / settings.crop_pct)
 
 
 def _cover(size: tuple[int, int], interpolation: str) -> Any:

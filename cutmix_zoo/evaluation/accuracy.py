@@ -1,4 +1,4 @@
-"""Accuracy over a whole split, exact for any number of processes."""
+"""How often a classifier is right: over all images, and class by class."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import torch.nn.functional as F  # noqa: N812  the name every PyTorch reader kno
 from torch import Tensor, nn
 
 from cutmix_zoo.errors import UserError
+from cutmix_zoo.evaluation.findings import Findings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
+
+    from cutmix_zoo.evaluation.subject import Subject
+
+_SUMS = 4  # hits, hits among the five, loss, images; then three sums for each class
 
 
 @torch.inference_mode()
@@ -37,41 +42,68 @@ def evaluate_accuracy(
         reduce: sums a float64 tensor over the processes.
 
     Returns:
-        ``top1`` and ``top5`` in percent (``top5`` is of min(5, K)), ``loss`` in nats, ``count`` in images. In percent
-        too, ``balanced_accuracy``: the mean of the top-1 accuracy of the classes that the split has; and ``macro_f1``:
-        the mean of F1 over the classes that the split has or the model names.
+        What :func:`scores` makes of the sums.
 
     Raises:
         UserError: if not every image was seen exactly once, or a label is not a class of the model.
     """
     was_training = model.training
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64)
-    # for each class: images of it that were recognised, all images of it, all images taken for it
-    classes = torch.zeros(3, num_classes, dtype=torch.float64)
+    sums = torch.zeros(_SUMS + 3 * num_classes, dtype=torch.float64)
     for images, labels in batches:
-        logits = model(prepare(images)).float().cpu()
-        outside = labels[(labels < 0) | (labels >= num_classes)]
-        if len(outside):
-            raise UserError(
-                f"the data has a label outside the model's {num_classes} classes: {int(outside[0])}; "
-                "evaluate on the dataset that the model was trained for."
-            )
-        ranked_classes = logits.topk(min(5, num_classes)).indices
-        ranked = ranked_classes == labels[:, None]
-        loss = F.cross_entropy(logits.double(), labels, reduction="sum")
-        sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, torch.tensor(len(labels))])
-        taken_for = ranked_classes[:, 0]
-        for row, members in enumerate((labels[ranked[:, 0]], labels, taken_for)):
-            classes[row] += members.bincount(minlength=num_classes)
+        sums += tally(model(prepare(images)).float().cpu(), labels)
     model.train(was_training)
-    total = reduce(torch.cat([sums, classes.flatten()]))
-    top1, top5, loss, count = total[:4].tolist()
-    recognised, present, taken = total[4:].view(3, num_classes)
-    if count != expected:
+    found = scores(reduce(sums))
+    if found["count"] != expected:
         raise UserError(
-            f"evaluated {count:.0f} images of a split of {expected}: the dataset does not hold what it says."
+            f"evaluated {found['count']} images of a split of {expected}: the dataset does not hold what it says."
         )
+    return found
+
+
+def tally(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum up what the scores are made of; the sums of several batches may be added.
+
+    Args:
+        logits: (B, K) float32.
+        labels: (B,) int64.
+
+    Returns:
+        (4 + 3 * K,) float64: images recognised, images whose label is among the five likeliest classes, their
+        cross-entropy, images; then for each class its images that were recognised, its images, and what was taken for
+        it.
+
+    Raises:
+        UserError: if a label is not a class of the model.
+    """
+    num_classes = logits.shape[1]
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise UserError(
+            f"the data has a label outside the model's {num_classes} classes: {int(outside[0])}; "
+            "evaluate on the dataset that the model was trained for."
+        )
+    likeliest = logits.topk(min(5, num_classes)).indices
+    hits = likeliest == labels[:, None]
+    loss = F.cross_entropy(logits.double(), labels, reduction="sum")
+    sums = torch.stack([hits[:, 0].sum(), hits.sum(), loss, torch.tensor(len(labels))])
+    classes = [members.bincount(minlength=num_classes) for members in (labels[hits[:, 0]], labels, likeliest[:, 0])]
+    return torch.cat([sums, *classes])
+
+
+def scores(sums: Tensor) -> dict[str, float]:
+    """Make scores of what :func:`tally` has summed up.
+
+    Args:
+        sums: of all images, at least one.
+
+    Returns:
+        ``top1`` and ``top5`` in percent (``top5`` is of min(5, K)), ``loss`` in nats, ``count`` in images. In percent
+        too, ``balanced_accuracy``: the mean of the top-1 accuracy of the classes that the split has; and ``macro_f1``:
+        the mean of F1 over the classes that the split has or the model names.
+    """
+    top1, top5, loss, count = sums[:_SUMS].tolist()
+    recognised, present, taken = sums[_SUMS:].view(3, -1)
     f1 = (2 * recognised / (present + taken))[present + taken > 0]
     return {
         "top1": 100 * top1 / count,
@@ -81,3 +113,46 @@ def evaluate_accuracy(
         "macro_f1": 100 * float(f1.mean()),
         "count": int(count),
     }
+
+
+def measure_accuracy(subject: Subject, classes: Sequence[str] | None = None) -> Findings:
+    """Measure how often a classifier is right, over all images and class by class.
+
+    Args:
+        subject: what is measured; all its images are.
+        classes: label names, one a class; ``None`` calls them by their numbers.
+
+    Returns:
+        Numbers: those of :func:`scores`, ``confusion`` (K lists of K numbers of images: a row is a label, a column what
+        it was taken for; ``None`` for more than 200 classes), and ``classes``. A row a class that the split has or
+        the model names: ``class``, ``count``, and in percent ``recall`` and ``precision`` (``None`` where there is
+        nothing to divide by) and ``f1``.
+    """
+    logits, labels = (torch.from_numpy(subject.clean[key]) for key in ("logits", "labels"))
+    sums = tally(logits, labels)
+    num_classes = logits.shape[1]
+    names = [str(number) for number in range(num_classes)] if classes is None else list(classes)
+    recognised, present, taken = sums[_SUMS:].view(3, -1).tolist()
+    rows = [
+        {
+            "class": names[number],
+            "count": int(present[number]),
+            "recall": _percent(recognised[number], present[number]),
+            "precision": _percent(recognised[number], taken[number]),
+            "f1": _percent(2 * recognised[number], present[number] + taken[number]),
+        }
+        for number in range(num_classes)
+        if present[number] + taken[number]
+    ]
+    confusion = _confusion(logits, labels) if num_classes <= 200 else None
+    return Findings({**scores(sums), "confusion": confusion, "classes": names}, rows)
+
+
+def _confusion(logits: Tensor, labels: Tensor) -> list[list[int]]:
+    num_classes = logits.shape[1]
+    pairs = labels * num_classes + logits.topk(1).indices[:, 0]
+    return pairs.bincount(minlength=num_classes**2).view(num_classes, num_classes).tolist()
+
+
+def _percent(part: float, whole: float) -> float | None:
+    return 100 * part / whole if whole else None

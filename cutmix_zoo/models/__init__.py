@@ -6,6 +6,7 @@ from cutmix_zoo.models.cifar_resnext import CifarResNeXt
 from cutmix_zoo.models.cifar_wideresnet import CifarWideResNet
 from cutmix_zoo.models.export import export_model
 from cutmix_zoo.models.pyramidnet import PyramidNet
+from cutmix_zoo.models.resnet_stride16 import ResNetStride16
 from cutmix_zoo.models.tags import refresh_tags
 
 refresh_tags()
@@ -17,6 +18,7 @@ __all__ = [
     "CifarResNet18",
     "CifarWideResNet",
     "PyramidNet",
+    "ResNetStride16",
     "export_model",
     "refresh_tags",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,11 @@ def complete_input(recipe: Recipe) -> Recipe:
 
 def _pretrained_cfg(name: str) -> dict[str, Any] | None:
     """Return what timm knows of a model's input; of a folder or a Hub id, what its config says."""
-    if timm.is_model(name):
-        config = timm.get_pretrained_cfg(name)
-        return None if config is None else config.to_dict()
+    # a tag that timm does not list is found, or said not to be one, when the network is made
+    with suppress(RuntimeError):
+        if timm.is_model(name):
+            config = timm.get_pretrained_cfg(name)
+            return None if config is None else config.to_dict()
     try:
         found: dict[str, Any] = timm.create_model(name).pretrained_cfg
     except _MODEL_ERRORS as error:
@@ -138,7 +141,7 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """
     settings = recipe.optimizer
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             network,
             opt=settings.name,
             lr=settings.lr,
@@ -150,3 +153,18 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
         )
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"cannot make optimizer {settings.name!r} with {settings.args}: {one_line(error)}") from error
+    if settings.backbone_lr_scale is not None:
+        _scale_backbone(optimizer, network, settings.backbone_lr_scale)
+    return optimizer
+
+
+def _scale_backbone(optimizer: torch.optim.Optimizer, network: nn.Module, scale: float) -> None:
+    """Part each group of parameters into the classifier's and the others, and let timm's schedules scale these."""
+    heads = {id(parameter) for classifier in classifiers(network) for parameter in classifier.parameters()}
+    parted = []
+    for group in optimizer.param_groups:
+        for of_head, lr_scale in ((True, 1.0), (False, scale)):
+            parameters = [parameter for parameter in group["params"] if (id(parameter) in heads) == of_head]
+            if parameters:
+                parted.append({**group, "params": parameters, "lr_scale": lr_scale})
+    optimizer.param_groups = parted

@@ -99,15 +99,17 @@ class OptimizerSettings:
         momentum: momentum of SGD-like optimizers.
         weight_decay: weight decay.
         decay_all: decay every parameter, as the CutMix authors do; ``False`` spares biases and norms, as timm does.
+        backbone_lr_scale: learning rate of all but the classifier, as a multiple of ``lr``; ``None`` for ``lr`` itself.
         layer_decay: factor of the learning rate from each layer to the one in front of it, in (0, 1); ``None`` for one
-            rate for all.
+            rate for all, or for those of ``backbone_lr_scale``.
         clip_norm: scale the gradient of an update down to this norm where it is longer; ``None`` for as it is.
         skip_nonfinite: how many updates of a run may be left out because their gradient is not finite; the next one
             stops the run. In fp16 the gradient scaler leaves out what overflows, and many in a row stop the run.
         args: further arguments of the optimizer, such as ``betas``.
 
     Raises:
-        ValueError: if the optimizer is unknown or a number is out of range.
+        ValueError: if the optimizer is unknown, a number is out of range, or both ``layer_decay`` and
+            ``backbone_lr_scale`` set the rates of layers.
     """
 
     name: str = "sgd"
@@ -115,6 +117,7 @@ class OptimizerSettings:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_all: bool = True
+    backbone_lr_scale: float | None = None
     layer_decay: float | None = None
     clip_norm: float | None = None
     skip_nonfinite: int = 0
@@ -132,6 +135,11 @@ class OptimizerSettings:
             self.layer_decay is None or 0 < self.layer_decay < 1,
             f"layer_decay must be between 0 and 1, got {self.layer_decay}",
         )
+        if self.backbone_lr_scale is not None:
+            require_positive("backbone_lr_scale", self.backbone_lr_scale)
+            require(
+                self.layer_decay is None, f"layer_decay must be null beside backbone_lr_scale, got {self.layer_decay}"
+            )
         if self.clip_norm is not None:
             require_positive("clip_norm", self.clip_norm)
         require(self.skip_nonfinite >= 0, f"skip_nonfinite must be at least 0, got {self.skip_nonfinite}")

@@ -4,6 +4,7 @@ import pytest
 
 from cutmix_zoo.bench.cases import TASKS, Case
 from cutmix_zoo.bench.mixing import bench_mixing, format_table
+from cutmix_zoo.training.environment import versions
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +14,7 @@ def result() -> dict:
 
 def test_every_task_has_a_row_in_every_place(result: dict) -> None:
     assert json.loads(json.dumps(result)) == result
-    assert set(result["environment"]) == {"python", "torch", "torchvision", "timm", "threads"}
+    assert set(result["environment"]) == {"device", *versions()}
     names = {(row["where"], row["per"], row["method"], row["batch_size"], row["size"]) for row in result["rows"]}
     places = [(where, *shape) for where in ("collate", "collate, buffer", "tensors") for shape in ((4, 8), (2, 6))]
     places += [(where, 2, 8) for where in ("2 workers", "2 workers, reuse")]

@@ -410,3 +410,132 @@ def test_a_dataset_without_known_labels_has_subsets(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(datasets, "known_labels", lambda _: None)
     part = open_split(DataSettings("fashion_mnist_mini", subset=5), "val")
     assert (len(part), part.targets) == (5, None)
+
+
+def test_only_some_classes_in_both_splits(image_folder: Path) -> None:
+    settings = folder_settings(image_folder, only_classes=(2, 0))
+    train, val = open_split(settings, "train"), open_split(settings, "val")
+    assert ([label for _, label in train], [label for _, label in val]) == ([1] * 4 + [0] * 4, [1] * 2 + [0] * 2)
+    assert train.targets.tolist() == [1] * 4 + [0] * 4
+    assert class_names(train, settings) == class_names(val, settings) == ("cat", "ant")
+    check_same_classes(train, val)
+    check_labels(train, 2)
+    with Image.open(image_folder / "val/cat/1.png") as expected:
+        assert val[3][0].tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("rest", [{}, {"subset": 500}, {"val_fraction": 0.3}, {"fold": "1/3"}])
+def test_classes_of_a_known_dataset_keep_their_names(rest: Any) -> None:
+    settings = DataSettings("fashion_mnist_mini", only_classes=(9, 4, 0), **rest)
+    for split in ("train", "val"):
+        dataset = open_split(settings, split)
+        assert class_names(dataset, settings) == ("Ankle boot", "Coat", "T-shirt/top")
+        labels = {dataset[index][1] for index in range(0, len(dataset), 7)}
+        assert labels == set(dataset.targets.tolist()) == {0, 1, 2}
+
+
+def test_classes_are_chosen_before_anything_is_held_out_or_left_out(image_folder: Path) -> None:
+    held = folder_settings(image_folder, only_classes=(1, 2), fold="0/4")
+    train, val = open_split(held, "train"), open_split(held, "val")
+    assert (train.targets.tolist().count(0), val.targets.tolist()) == (3, [0, 1])
+    few = open_split(folder_settings(image_folder, only_classes=(1, 2), subset=7), "train")
+    assert len(few) == 7
+    whole = [image.tobytes() for image, _ in open_split(folder_settings(image_folder, only_classes=(1, 2)), "train")]
+    assert all(image.tobytes() in whole for image, _ in few)
+
+
+def test_classes_of_imagenet_keep_their_descriptions() -> None:
+    names = ImageNetInfo().label_names()
+    whole = SimpleNamespace(class_to_idx={name: label for label, name in enumerate(names)})
+    part = datasets.OnlyClasses(whole, (2, 134, 517), np.arange(1000), whole.class_to_idx)
+    assert part.class_to_idx == {names[2]: 0, names[134]: 1, names[517]: 2}
+    described = class_names(part, DataSettings("imagenet", only_classes=(2, 134, 517)))
+    assert described is not None
+    assert described[0].startswith("great white shark")
+    # a bird and a machine of one name
+    assert described[1].startswith("crane")
+    assert described[2].startswith("crane")
+
+
+def test_classes_without_names() -> None:
+    part = datasets.OnlyClasses(SimpleNamespace(), (1, 5), np.arange(8), None)
+    assert class_names(part, DataSettings("hfds/a/b", only_classes=(1, 5))) is None
+    # a known dataset, opened in a way that does not say what its classes are
+    assert class_names(part, DataSettings("hfds/uoft-cs/cifar10", only_classes=(1, 5))) == ("automobile", "dog")
+
+
+def test_classes_that_are_not_there(image_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"data.only_classes: folder has no class 3, 7; it has 3 classes from 0 to 2"):
+        open_split(folder_settings(image_folder, only_classes=(3, 0, 7)), "train")
+
+
+def test_a_split_without_images_of_the_classes(fashion: Callable[..., Path]) -> None:
+    root = fashion(counts=(40, 4))  # of the test images the labels 0 to 3 alone
+    settings = DataSettings("fashion_mnist", root=str(root), only_classes=(8, 9))
+    assert len(open_split(settings, "train")) == 8
+    with pytest.raises(UserError, match=r"the val split of fashion_mnist has no image of data.only_classes \[8, 9\]"):
+        open_split(settings, "val")
+
+
+def test_where_classes_cannot_be_chosen(webdataset_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        UserError, match=r"the classes of a stream cannot be chosen \(wds/\): leave out data.only_classes"
+    ):
+        open_split(DataSettings("wds/", root=str(webdataset_folder), only_classes=(0,), **RGB), "train")
+    monkeypatch.setattr(datasets, "known_labels", lambda _: None)
+    with pytest.raises(UserError, match=r"does not tell its labels .*: its classes cannot be chosen; leave out data"):
+        open_split(DataSettings("fashion_mnist_mini", only_classes=(0,)), "train")
+
+
+@pytest.mark.parametrize("layout", [None, "debian", "torchvision"])
+def test_canvases_of_the_shipped_images_or_of_all(fashion: Callable[..., Path], layout: str | None) -> None:
+    root = None if layout is None else str(fashion(layout))
+    settings = DataSettings("fashion_mnist_canvas", root=root)
+    train, val = open_split(settings, "train"), open_split(settings, "val")
+    assert (len(train), len(val)) == ((10_000, 2_000) if layout is None else (40, 20))
+    garments = open_split(replace(settings, name="fashion_mnist_mini" if root is None else "fashion_mnist"), "val")
+    assert val[3][1] == garments[3][1]
+    assert (train[0][0].size, val[3][0].size) == ((56, 56), (56, 56))
+    assert train.boxes(3) != val.boxes(3), "the two splits have draws of their own"
+    assert class_names(val, settings) == KNOWN_DATASETS["fashion_mnist"].classes
+    check_labels(val, 10)
+    part = open_split(replace(settings, only_classes=(1, 7)), "val")
+    assert part.boxes(0) == val.boxes(part.indices[0])
+    assert part.image_size(0) == (56, 56)
+
+
+def test_birds(tmp_path: Path) -> None:
+    folder = tmp_path / "CUB_200_2011"
+    for place in ("images/001.A_Bird", "images/002.B_Bird"):
+        (folder / place).mkdir(parents=True)
+    paths = ["001.A_Bird/a.jpg", "002.B_Bird/b.jpg", "001.A_Bird/c.jpg", "002.B_Bird/d.jpg"]
+    for number, path in enumerate(paths):
+        random_image(number, 12, 10).save(folder / "images" / path)
+    lines = {
+        "images": paths,
+        "image_class_labels": "1212",
+        "train_test_split": "1100",
+        "bounding_boxes": ["1.0 2.0 3.0 4.0"] * 4,
+    }
+    for name, values in lines.items():
+        (folder / f"{name}.txt").write_text("".join(f"{place} {value}\n" for place, value in enumerate(values, 1)))
+    (folder / "classes.txt").write_text("1 001.A_Bird\n2 002.B_Bird\n")
+    for root in (tmp_path, folder):
+        settings = DataSettings("cub200", root=str(root))
+        train, val = open_split(settings, "train"), open_split(settings, "val")
+        assert ([label for _, label in train], [label for _, label in val]) == ([0, 1], [0, 1])
+        assert class_names(val, settings) == ("A_Bird", "B_Bird")
+        part = open_split(replace(settings, subset=1), "val")
+        assert (part.boxes(0), part.image_size(0)) == ([(2, 1, 6, 4)], (12, 10))
+    with pytest.raises(UserError, match=r"cub200 needs data.root"):
+        open_split(DataSettings("cub200"), "val")
+    with pytest.raises(UserError, match="cub200 has no split 'vall'"):
+        open_split(DataSettings("cub200", root=str(tmp_path), val_split="vall"), "val")
+
+
+def test_of_the_datasets_only_those_with_boxes_offer_them(image_folder: Path) -> None:
+    for settings in (DataSettings("fashion_mnist_mini"), folder_settings(image_folder)):
+        for changes in ({}, {"subset": 3}, {"only_classes": (0,)}, {"fold": "0/2"}):
+            dataset = open_split(replace(settings, **changes), "val")
+            assert not hasattr(dataset, "boxes")
+            assert not hasattr(dataset, "image_size")

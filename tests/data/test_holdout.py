@@ -1,8 +1,13 @@
+import copy
+import pickle
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedKFold
+from torch.utils.data import DataLoader
 
-from cutmix_zoo.data.holdout import held_out, in_fold
+from cutmix_zoo.data.holdout import OnlyClasses, Part, held_out, in_fold
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 5], [40, 25, 7]))
 
@@ -36,3 +41,62 @@ def test_which_images_depends_on_the_order_of_the_labels_alone() -> None:
     assert held_out(LABELS, 0.5)[:6].tolist() == held_out(LABELS.astype(np.uint8), 0.5)[:6].tolist()
     assert not np.array_equal(in_fold(LABELS, 0, 2), np.arange(len(LABELS)) % 2 == 0), "they are shuffled"
     assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+class Boxed:
+    """Ten samples, the box and the size of each of which tell its place."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> tuple[str, int]:
+        return f"image {index}", index % 4
+
+    def boxes(self, index: int) -> list[tuple[int, int, int, int]]:
+        return [(index, 0, index + 1, 1)]
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        return 100 + index, 50
+
+
+def test_a_part_has_the_boxes_of_its_samples() -> None:
+    part = Part(Part(Boxed(), [8, 3, 5], None, None), [2, 0], None, None)
+    assert [part[index][0] for index in range(2)] == ["image 5", "image 8"]
+    assert [part.boxes(index) for index in range(2)] == [[(5, 0, 6, 1)], [(8, 0, 9, 1)]]
+    assert [part.image_size(index) for index in range(2)] == [(105, 50), (108, 50)]
+
+
+def test_a_part_of_what_has_no_boxes_has_none() -> None:
+    part = Part([("a", 0), ("b", 1)], [1], np.array([0, 1]), None)
+    for name in ("boxes", "image_size", "reader", "no_such_thing"):
+        assert not hasattr(part, name)
+        assert not hasattr(Part(part, [0], None, None), name)
+    with pytest.raises(AttributeError, match="'Part' object has no attribute 'no_such_thing'"):
+        _ = part.no_such_thing
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, lambda part: pickle.loads(pickle.dumps(part))])
+def test_a_part_can_be_copied_and_sent_to_a_worker(duplicate: Any) -> None:
+    part = duplicate(Part(Boxed(), [4, 6], np.arange(10), {"a": 0}))
+    assert (part.boxes(1), len(part), part.targets.tolist()) == ([(6, 0, 7, 1)], 2, [4, 6])
+
+
+CLASSES = {"ant": 0, "bee": 1, "cat": 2, "dog": 3}
+
+
+def test_only_some_classes_numbered_in_the_order_given() -> None:
+    part = OnlyClasses(Boxed(), (3, 1), np.arange(10) % 4, CLASSES)
+    assert list(part) == [("image 1", 1), ("image 3", 0), ("image 5", 1), ("image 7", 0), ("image 9", 1)]
+    assert part.targets.tolist() == [1, 0, 1, 0, 1]
+    assert part.class_to_idx == {"dog": 0, "bee": 1}
+    assert part.boxes(2) == [(5, 0, 6, 1)]
+    assert OnlyClasses(Boxed(), (3, 1), np.arange(10) % 4, None).class_to_idx is None
+
+
+def test_a_loader_that_asks_for_many_samples_at_once_gets_the_new_labels() -> None:
+    part = OnlyClasses(Part(Boxed(), range(10), None, None), (2, 0), np.arange(10) % 4, CLASSES)
+    (labels,) = DataLoader(part, batch_size=10, collate_fn=lambda samples: [label for _, label in samples])
+    assert labels == part.targets.tolist() == [1, 0, 1, 0, 1]
+    inner = Part(part, [3, 0], part.targets, part.class_to_idx)
+    (labels,) = DataLoader(inner, batch_size=10, collate_fn=lambda samples: [label for _, label in samples])
+    assert labels == inner.targets.tolist() == [0, 1]

@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
-from cutmix_zoo.data.sampler import KeyedBatchSampler, eval_indices
+from cutmix_zoo.data.sampler import KeyedBatchSampler, eval_batches, eval_indices, fixed_subset
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
 
@@ -123,3 +125,21 @@ def test_evaluation_shares_are_exact(size: int, world_size: int) -> None:
     shares = [list(eval_indices(size, rank, world_size)) for rank in range(world_size)]
     assert sorted(index for share in shares for index in share) == list(range(size))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("size", [0, 1, 20, 21])
+def test_batches_are_dealt_out_whole(size: int, world_size: int) -> None:
+    shares = [eval_batches(size, 4, rank, world_size) for rank in range(world_size)]
+    dealt = [list(batch) for share in shares for batch in share]
+    assert sorted(dealt) == [list(range(size))[start : start + 4] for start in range(0, size, 4)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_fixed_subset_is_part_of_a_larger_one() -> None:
+    subsets = [fixed_subset(50, limit).tolist() for limit in (5, 20, 50, 99, None)]
+    assert [len(subset) for subset in subsets] == [5, 20, 50, 50, 50]
+    for smaller, larger in pairwise(subsets):
+        assert set(smaller) <= set(larger)
+        assert smaller == sorted(smaller)
+    assert fixed_subset(50, 5).tolist() == subsets[0] != list(range(5))

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from cutmix_zoo.data.settings import DataSettings, InputSpec, input_spec
+from cutmix_zoo.data.settings import DataSettings, InputSpec, input_spec, validation_name
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import KNOWN_DATASETS
 
@@ -22,7 +22,10 @@ from cutmix_zoo.known import KNOWN_DATASETS
         ("ratio", (2.0, 1.0), "0 < low <= high"),
         ("ratio", (0.0, 1.0), "0 < low <= high"),
         ("interpolation", "random", "one of nearest, bilinear, bicubic, lanczos, got 'random'"),
-        ("crop", "centre", "one of pad, random_resized, none, got 'centre'"),
+        ("crop", "centre", "one of pad, random_resized, squash, none, got 'centre'"),
+        ("only_classes", (), r"labels from 0, each of them once, got \[\]"),
+        ("only_classes", (1, 2, 1), r"labels from 0, each of them once, got \[1, 2, 1\]"),
+        ("only_classes", (0, -1), r"labels from 0, each of them once, got \[0, -1\]"),
         ("hflip", 1.5, "a number from 0 to 1, got 1.5"),
         ("hflip", -0.5, "a number from 0 to 1"),
         ("color_jitter", -0.1, "at least 0"),
@@ -66,3 +69,12 @@ def test_one_value_for_each_channel(key: str) -> None:
         input_spec(DataSettings("torch/cifar10", **{key: (0.1, 0.2)}))
     with pytest.raises(UserError, match=r"expected 1 values"):
         input_spec(DataSettings("torch/cifar10", input_size=(1, 32, 32)))
+
+
+def test_the_name_of_what_is_evaluated_on_says_that_classes_are_missing() -> None:
+    names = [
+        validation_name(DataSettings("folder", only_classes=(2, 0, 5), **changes))
+        for changes in ({}, {"fold": "0/5"}, {"val_fraction": 0.25})
+    ]
+    wholes = ("validation", "fold 0/5 of train", "0.25 of train")
+    assert names == [f"{whole}, 3 classes only" for whole in wholes]

@@ -9,10 +9,12 @@ from timm.data import create_transform
 from torchvision import transforms
 from torchvision.transforms import functional
 
+from cutmix_zoo.data.loaders import resident_train_loader, train_loader
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.data.transforms import Lighting, eval_transform, normalize, train_transform
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import isolated_rng
+from cutmix_zoo.mixing import collate_samples
 from tests.conftest import random_image
 
 SEEDS = range(8)
@@ -67,6 +69,42 @@ def test_random_resized_crop() -> None:
             assert 0.5 < width / height < 2
             box = (left, top, left + width, top + height)
             np.testing.assert_array_equal(result.numpy(), pixels(image.crop(box).resize((16, 12), resampling)))
+
+
+@pytest.mark.parametrize(("crop_pct", "before"), [(0.875, (13, 18)), (1.0, (12, 16))])
+def test_a_squashed_image_is_cropped_at_random(crop_pct: float, before: tuple[int, int]) -> None:
+    """The crop of weakly supervised localization: the image is resized whatever its aspect ratio, then cropped."""
+    settings = DataSettings("imagenet", input_size=(3, 12, 16), crop="squash", crop_pct=crop_pct, hflip=0.4)
+    for height, width in ((40, 21), (9, 50), (30, 40)):
+        image = random_image(1, height, width)
+        squashed = pixels(image.resize(before[::-1], Image.Resampling.BILINEAR))
+        outcomes = set()
+        for seed in SEEDS:
+            with isolated_rng(seed):
+                result = train_transform(settings)(image)
+            with isolated_rng(seed):
+                # torchvision draws no place where there is but one
+                room = [there - wanted + 1 for there, wanted in zip(before, (12, 16), strict=True)]
+                top, left = [int(torch.randint(0, places, (1,))) for places in room] if max(room) > 1 else (0, 0)
+                flip = float(torch.rand(1)) < 0.4
+            expected = squashed[:, top : top + 12, left : left + 16]
+            np.testing.assert_array_equal(result.numpy(), expected[:, :, ::-1] if flip else expected)
+            outcomes.add((top, left, flip))
+        assert len(outcomes) > 1
+
+
+def test_squashed_images_can_stay_on_the_device_whatever_their_sizes() -> None:
+    settings = DataSettings(
+        "imagenet", input_size=(3, 8, 9), crop="squash", crop_pct=0.75, batch_size=4, workers=0, resident=True
+    )
+    images = [(random_image(seed, 20 + seed, 30 - 2 * seed), seed % 3) for seed in range(8)]
+    resident = resident_train_loader(images, settings, device=torch.device("cpu"), num_classes=3, seed=5)
+    streamed = train_loader(images, settings, collate_fn=collate_samples, num_classes=3, seed=5)
+    assert resident is not None
+    for epoch in range(2):
+        pairs = list(zip(resident.epoch(epoch), streamed.epoch(epoch), strict=True))
+        assert len(pairs) == 2
+        assert all(torch.equal(mine, theirs) for pair in pairs for mine, theirs in zip(*pair, strict=True))
 
 
 def test_without_any_augmentation_training_sees_what_evaluation_sees() -> None:
@@ -160,7 +198,7 @@ def test_images_of_the_input_size_are_left_alone() -> None:
             np.testing.assert_array_equal(transform(image).numpy(), pixels(image))
 
 
-@pytest.mark.parametrize("crop", ["pad", "random_resized", "none"])
+@pytest.mark.parametrize("crop", ["pad", "random_resized", "squash", "none"])
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_image_becomes_the_input_size(channels: int, mode: str, crop: str) -> None:

@@ -5,7 +5,8 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, top_k_a
 from torch import nn
 
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
+from cutmix_zoo.evaluation.accuracy import evaluate_accuracy, measure_accuracy
+from tests.evaluation.subjects import lookup_subject, numbered_images
 
 
 class Lookup(nn.Module):
@@ -102,3 +103,38 @@ def test_prepare_is_applied_and_labels_outside_the_classes_are_named() -> None:
             evaluate_accuracy(
                 Lookup(torch.eye(2)), batches(torch.tensor([0, bad]), 2), prepare=lambda images: images, **sizes
             )
+
+
+def test_the_suite_agrees_with_scikit_learn_class_by_class() -> None:
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    rng = torch.Generator().manual_seed(3)
+    table = torch.randn(60, 4, generator=rng)
+    labels = torch.randint(3, (60,), generator=rng)
+    table[:, 2] = -100.0  # never predicted, and class 3 is nobody's label
+    found = measure_accuracy(lookup_subject(table, numbered_images(labels), batch_size=7), ["a", "b", "c", "d"])
+    predictions = table.argmax(1)
+    with pytest.warns(UserWarning, match="ill-defined"):
+        expected = precision_recall_fscore_support(labels, predictions, labels=range(4), average=None)
+    assert found.numbers["confusion"] == confusion_matrix(labels, predictions, labels=range(4)).tolist()
+    assert found.numbers["classes"] == [row["class"] for row in found.rows] == ["a", "b", "c", "d"]
+    assert [row["count"] for row in found.rows] == expected[3].tolist()
+    for key, values in zip(("precision", "recall", "f1"), expected, strict=False):
+        assert [row[key] or 0 for row in found.rows] == pytest.approx(100 * values)
+    assert found.rows[2]["precision"] is None
+    assert found.rows[3]["recall"] is None
+    same = evaluate_accuracy(
+        Lookup(table), batches(labels, 9), prepare=lambda images: images, expected=60, num_classes=4
+    )
+    assert {key: found.numbers[key] for key in same} == pytest.approx(same, rel=1e-14)
+
+
+def test_classes_without_names_are_called_by_their_numbers_and_those_that_do_not_occur_left_out() -> None:
+    found = measure_accuracy(lookup_subject(torch.eye(2, 5), numbered_images([0, 1])))
+    assert [row["class"] for row in found.rows] == ["0", "1"]
+    assert found.numbers["top1"] == 100.0
+
+
+def test_a_confusion_of_very_many_classes_is_left_out() -> None:
+    found = measure_accuracy(lookup_subject(torch.eye(2, 201), numbered_images([0, 1])))
+    assert found.numbers["confusion"] is None

@@ -32,6 +32,7 @@ from cutmix_zoo.training.recipe import (
     load_recipe,
     recipe_dict,
     recipe_difference,
+    recipe_head,
     recipe_keys,
     shipped_recipes,
 )
@@ -133,6 +134,18 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
         (MINIMAL.replace("mini\n", "mini\n  fold: 5/5\n"), 6, ["data.fold must be such as 0/5", "got '5/5'"]),
         (MINIMAL.replace("mini\n", "mini\n  fold: 0/5\n  val_fraction: 0.1\n"), 7, ["data.val_fraction must be 0"]),
         (MINIMAL + "optimizer:\n  layer_decay: 1.5\n", 9, ["optimizer.layer_decay must be between 0 and 1, got 1.5"]),
+        (
+            MINIMAL + "optimizer:\n  backbone_lr_scale: 0\n",
+            9,
+            ["optimizer.backbone_lr_scale must be", "above 0, got 0"],
+        ),
+        (
+            MINIMAL + "optimizer:\n  backbone_lr_scale: 0.1\n  layer_decay: 0.5\n",
+            10,
+            ["optimizer.layer_decay must be null beside backbone_lr_scale, got 0.5"],
+        ),
+        (MINIMAL.replace("mini\n", "mini\n  only_classes: [1, 1]\n"), 6, ["data.only_classes must be", "got [1, 1]"]),
+        (MINIMAL.replace("mini\n", "mini\n  only_classes: [bag]\n"), 6, ["data.only_classes", "a list of int or null"]),
         (MINIMAL.replace("resnet8", "resnet8\n  train: head"), 4, ["model.train", "one of all, classifier"]),
         (MINIMAL + "optimizer:\n  clip_norm: 0\n", 9, ["optimizer.clip_norm must be"]),
         (MINIMAL + "optimizer:\n  skip_nonfinite: -1\n", 9, ["optimizer.skip_nonfinite must be at least 0, got -1"]),
@@ -434,7 +447,44 @@ def test_recipes_of_the_paper_differ_from_their_baseline_in_what_their_row_says(
 
 
 def test_every_recipe_of_the_paper_is_known_here() -> None:
-    assert {name for name in shipped_recipes() if name.startswith(("cifar", "imagenet"))} == set(PAPER)
+    named = {name for name in shipped_recipes() if name.startswith(("cifar", "imagenet", "cub"))}
+    assert named == {*PAPER, *LOCALIZED}
+
+
+LOCALIZED = {
+    f"{data}_resnet50_{kind}_wsol": (data, kind, accuracy)
+    for data, accuracies in {
+        "cub": {"baseline": "49.41", "mixup": "49.30", "cutout": "52.78", "cutmix": "54.81"},
+        "imagenet": {"baseline": "46.30", "mixup": "45.84", "cutout": "46.69", "cutmix": "47.25"},
+    }.items()
+    for kind, accuracy in accuracies.items()
+}
+"""The rows of Table 9 that train a ResNet-50, and their top-1 localization accuracy."""
+
+
+@pytest.mark.parametrize("name", LOCALIZED)
+def test_recipes_of_localization_follow_appendix_b(name: str) -> None:
+    data, kind, accuracy = LOCALIZED[name]
+    recipe = load_recipe(name)
+    assert (recipe.mix, recipe.regularize) == (IMAGENET[kind], RegularizeSettings())
+    assert (recipe.model.name.partition(".")[0], recipe.model.pretrained) == ("resnet50_stride16", True)
+    images, optimizer, schedule = recipe.data, recipe.optimizer, recipe.schedule
+    assert (images.name, images.crop, images.crop_pct) == ({"cub": "cub200"}.get(data, data), "squash", 224 / 256)
+    assert (optimizer.momentum, optimizer.weight_decay, schedule.gamma) == (0.9, 1e-4, 0.1)
+    # epochs, learning rates of classifier and rest, epochs between steps, batch
+    expected = (600, 0.01, 0.001, 150, 32) if data == "cub" else (20, 0.1, 0.01, 6, 256)
+    rest = optimizer.lr * (optimizer.backbone_lr_scale or 1)
+    steps = [fraction * schedule.epochs for fraction in schedule.milestones]
+    assert (schedule.epochs, optimizer.lr, rest) == (expected[0], expected[1], pytest.approx(expected[2]))
+    assert steps == pytest.approx([expected[3] * number for number in (1, 2, 3)])
+    assert images.batch_size == expected[4]
+    base = recipe_dict(load_recipe(f"{data}_resnet50_baseline_wsol"))
+    others = recipe_difference(base, recipe_dict(recipe))
+    assert all(line.startswith(("mix", "name")) for line in others), others
+    head = recipe_head(name)
+    assert head["Expected"].startswith(f"{accuracy} top-1 localization accuracy: the paper")
+    assert f"--config {name}" in head["Command"]
+    assert f"cutmix-zoo evaluate runs/{name} --suite localization" in head["Command"]
 
 
 ERRORS = {

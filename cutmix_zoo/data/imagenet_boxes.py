@@ -1,0 +1,155 @@
+"""The boxes of ImageNet: its XML annotations beside an opened split."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from xml.etree import ElementTree
+
+from cutmix_zoo.data.datasets import class_to_idx, known_labels
+from cutmix_zoo.data.holdout import Part
+from cutmix_zoo.errors import UserError, one_line
+from cutmix_zoo.mixing.boxes import Box
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_WNID = re.compile(r"n\d{8}")
+
+
+class Annotated(Part):
+    """A whole dataset, and the boxes of its images.
+
+    Args:
+        dataset: the dataset.
+        files: the XML file of each image.
+        classes: the WordNet id of each image's class; None for one that is not known.
+    """
+
+    def __init__(self, dataset: Any, files: Sequence[Path], classes: Sequence[str | None]) -> None:
+        super().__init__(dataset, range(len(dataset)), known_labels(dataset), class_to_idx(dataset))
+        self._files, self._classes = files, classes
+
+    def boxes(self, index: int) -> list[Box]:
+        """Return the boxes of the objects of the image's own class; of all objects if that is not known.
+
+        The numbers are taken as they are, as the later protocol of wsolevaluation takes them: columns from ``xmin`` up
+        to and without ``xmax``, rows likewise; what lies outside the image is cut off.
+
+        Args:
+            index: place in the dataset.
+
+        Returns:
+            Half-open (top, left, bottom, right), in pixels of the image that was annotated, whose size is
+            :meth:`image_size`.
+
+        Raises:
+            UserError: if the file is not such an annotation, or has no object of that class.
+        """
+        annotation, wanted = self._annotation(index), self._classes[index]
+        boxes = [box for name, box in annotation.objects if wanted in (None, name)]
+        if not boxes:
+            raise UserError(f"{self._files[index]} has no object{f' of class {wanted}' if wanted else ''}")
+        return boxes
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return height and width of the image that was annotated, which a copy of it need not have any more.
+
+        Raises:
+            UserError: if the file is not such an annotation.
+        """
+        return self._annotation(index).size
+
+    def _annotation(self, index: int) -> Annotation:
+        return read_annotation(self._files[index])
+
+
+class Annotation(NamedTuple):
+    """What an XML file says of an image."""
+
+    size: tuple[int, int]
+    """Height and width."""
+    objects: list[tuple[str, Box]]
+    """The name of each object, and its box."""
+
+
+def with_boxes(dataset: Any, folder: Path) -> Annotated:
+    """Put the boxes of ImageNet's annotations beside the images of an opened split.
+
+    Args:
+        dataset: what :func:`~cutmix_zoo.data.datasets.open_split` returned: a folder of images, or a part of one.
+        folder: holds a file such as ``ILSVRC2012_val_00000001.xml`` for each image, named like it, at any depth.
+
+    Returns:
+        The dataset, with ``boxes`` and ``image_size``.
+
+    Raises:
+        UserError: if the images have no names, or images have no annotation.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: expected the one that holds ImageNet's XML annotations")
+    names = [Path(_file_name(dataset, index)) for index in range(len(dataset))]
+    annotations = _find_annotations(folder)
+    missing = [name.stem for name in names if name.stem not in annotations]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(names)} images have no annotation in {folder} or below, such as "
+            f"{', '.join(f'{stem}.xml' for stem in missing[:3])}; ILSVRC2012_bbox_val_v3.tgz has those of the "
+            "validation split"
+        )
+    classes = [name.parent.name if _WNID.fullmatch(name.parent.name) else None for name in names]
+    return Annotated(dataset, [annotations[name.stem] for name in names], classes)
+
+
+def read_annotation(file: Path) -> Annotation:
+    """Read an XML file in the format of PASCAL VOC.
+
+    Args:
+        file: with a ``size`` and for each ``object`` a ``name`` and a ``bndbox``.
+
+    Raises:
+        UserError: if it cannot be read, is not like that, or a box has no pixel in the image.
+    """
+    try:
+        root = ElementTree.parse(file).getroot()
+        height, width = _whole(root, "size/height"), _whole(root, "size/width")
+        objects = [(_text(entry, "name"), _box(entry, height, width)) for entry in root.iter("object")]
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise UserError(f"{file} is not an annotation of an image: {one_line(error)}") from error
+    return Annotation((height, width), objects)
+
+
+def _box(entry: ElementTree.Element, height: int, width: int) -> Box:
+    top, left, bottom, right = (_whole(entry, f"bndbox/{key}") for key in ("ymin", "xmin", "ymax", "xmax"))
+    box = Box(max(top, 0), max(left, 0), min(bottom, height), min(right, width))
+    if box.top >= box.bottom or box.left >= box.right:
+        raise ValueError(f"the box {left}, {top}, {right}, {bottom} has no pixel in {width} x {height}")
+    return box
+
+
+def _whole(entry: ElementTree.Element, path: str) -> int:
+    return round(float(_text(entry, path)))
+
+
+def _text(entry: ElementTree.Element, path: str) -> str:
+    text = entry.findtext(path)
+    if text is None:
+        raise ValueError(f"{entry.tag} has no {path}")
+    return text.strip()
+
+
+def _file_name(dataset: Any, index: int) -> str:
+    """Say what file an image comes from."""
+    while isinstance(dataset, Part):
+        dataset, index = dataset.dataset, dataset.indices[index]
+    name_of = getattr(getattr(dataset, "reader", None), "filename", None)
+    if name_of is None:
+        raise UserError("only images from files can be matched with annotations: set data.name to imagenet or folder")
+    return str(name_of(index))
+
+
+def _find_annotations(folder: Path) -> dict[str, Path]:
+    """Find the XML files below a folder by what they are called."""
+    # of several of one name the first by its path
+    return {file.stem: file for file in sorted(folder.rglob("*.xml"), reverse=True)}

@@ -1,0 +1,110 @@
+"""Set evaluations and runs side by side: ``cutmix-zoo report RUN_OR_EVAL_DIR... --output report.html``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutmix_zoo.errors import UserError, refuse_existing
+from cutmix_zoo.evaluation.findings import csv_text
+from cutmix_zoo.evaluation.report_folders import Measured, read_folders
+from cutmix_zoo.evaluation.report_page import make_page, suite_records
+from cutmix_zoo.evaluation.report_suites import SUITES
+from cutmix_zoo.training.files import write_text
+from cutmix_zoo.training.launch import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def report(folders: Sequence[Path], output: Path, csv: Path | None = None) -> None:
+    """Write one page, and a table, of what several folders hold.
+
+    Args:
+        folders: of evaluations (``cutmix-zoo evaluate --output``) or runs, all of the same data; a column each.
+        output: the HTML file to write. It needs no other file and no network; without matplotlib it has tables only.
+        csv: a file for the main numbers, a line a folder (:func:`result_rows`).
+
+    Raises:
+        UserError: if a folder cannot be used, the folders are of different data, or a file exists already.
+    """
+    files = [file for file in (output, csv) if file is not None]
+    for file in files:
+        refuse_existing(file)
+    models = read_folders(folders)
+    command = shlex.join(["cutmix-zoo", "report", *map(str, folders), "--output", str(output)])
+    texts = [make_page(models, command), csv_text(result_rows(models))]
+    for file, text in zip(files, texts, strict=False):
+        try:
+            write_text(file, text)
+        except OSError as error:
+            raise UserError(f"cannot write {file}: {error}") from error
+
+
+def result_rows(models: Sequence[Measured]) -> list[dict[str, Any]]:
+    """List the main numbers, a row a model, all rows with the same keys.
+
+    Returns:
+        ``model``, ``dataset``, ``split``; ``top1`` in percent, of the weights after the last epoch if a run made them,
+        and ``best_top1`` of the run's best epoch; ``parameters``; ``seed``, ``recipe``, ``hardware`` and ``hours`` of
+        the training, ``hardware`` of the evaluation where the training is not known; then the other main numbers of the
+        suites. ``None`` for what is not known or was not measured.
+    """
+    numbers = {
+        metric.column: {name: metric.read(record) for name, record in suite_records(suite, models).items()}
+        for suite, text in SUITES.items()
+        for metric in text.metrics
+        if metric.column
+    }
+    return [_row(model, {column: values.get(model.name) for column, values in numbers.items()}) for model in models]
+
+
+def _row(model: Measured, numbers: dict[str, float | None]) -> dict[str, Any]:
+    dataset, split = model.data
+    summary, environment = model.summary or {}, (model.about or {}).get("environment", {})
+    seconds = summary.get("train_seconds")
+    return {
+        "model": model.name,
+        "dataset": dataset,
+        "split": split,
+        "top1": numbers.pop("top1"),
+        "best_top1": summary.get("best_top1"),
+        "parameters": model.parameters,
+        "seed": model.recipe and model.recipe.seed,
+        "recipe": model.recipe and model.recipe.name,
+        "hardware": summary.get("device") or environment.get("device"),
+        "hours": None if seconds is None else round(seconds / 3600, 3),
+        **numbers,
+    }
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="cutmix-zoo report",
+        description="Write one page that sets evaluations and runs side by side: numbers, tables, figures, recipes.",
+        epilog="The page needs no other file. Figures need matplotlib (pip install 'cutmix_zoo[plots]').",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="RUN_OR_EVAL_DIR",
+        help="what cutmix-zoo evaluate --output or cutmix-zoo train has written; the first is what others differ from",
+    )
+    add("--output", type=Path, required=True, metavar="FILE.html", help="the page to write")
+    add("--csv", type=Path, metavar="FILE.csv", help="also write the main numbers as a table, a line a folder")
+    return parser
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Report as the command line says."""
+    options = make_parser().parse_args(arguments)
+    report(options.folders, options.output, options.csv)
+    for file in (options.output, options.csv):
+        if file is not None:
+            say(f"wrote {file}")

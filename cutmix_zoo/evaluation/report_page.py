@@ -1,0 +1,387 @@
+"""The page of a report: what each suite found of each model, side by side."""
+
+from __future__ import annotations
+
+import zipfile
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from cutmix_zoo.errors import UserError, one_line
+from cutmix_zoo.evaluation import report_html as html
+from cutmix_zoo.evaluation.inline_svg import inline_svg
+from cutmix_zoo.evaluation.paper_numbers import PaperTable, paper_table
+from cutmix_zoo.evaluation.plots import draw_suite, draw_training, load_arrays
+from cutmix_zoo.evaluation.report_suites import SUITES, Metric, extended
+from cutmix_zoo.known import known_dataset
+from cutmix_zoo.training.recipe import recipe_dict, recipe_difference
+from cutmix_zoo.training.run import MAY_DIFFER
+from cutmix_zoo.training.settings import VALIDATED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from cutmix_zoo.evaluation.plots import Arrays
+    from cutmix_zoo.evaluation.report_folders import Measured
+    from cutmix_zoo.evaluation.report_suites import SuiteText
+
+    Found = Mapping[str, Mapping[str, Any]]
+    """What a suite found, by the model's name."""
+
+_NONE = "\N{EN DASH}"
+_FEW_ROWS = 12  # of a table that is not folded away
+_BEST_EPOCH = Metric("best_top1", "top-1 accuracy of the best epoch (%)", 2, "highest")
+
+
+def make_page(models: Sequence[Measured], command: str) -> str:
+    """Make the page.
+
+    Args:
+        models: what was measured, of the same data; a column each.
+        command: what makes the report again.
+
+    Returns:
+        HTML that needs no other file. Without matplotlib it has tables only.
+
+    Raises:
+        UserError: if a folder holds numbers that are not what the suites write.
+    """
+    dataset, split = models[0].data
+    known = known_dataset(dataset)
+    title = f"cutmix_zoo on {known.title if known else dataset}, {split}"
+    parts = [html.heading(title, 1), *_overview(models)]
+    if find_spec("matplotlib") is None:
+        parts.append(html.paragraph("No figures: they need matplotlib (pip install 'cutmix_zoo[plots]').", "soft"))
+    for suite in SUITES:
+        with _blaming(suite, models):
+            parts += _suite(suite, models)
+    parts += [*_training(models), *_recipes(models), *_environment(models), *_commands(models, command)]
+    return html.page(title, "\n".join(parts))
+
+
+def suite_records(suite: str, models: Sequence[Measured]) -> dict[str, dict[str, Any]]:
+    """Collect what a suite found, by the model's name, with what follows from it.
+
+    The accuracy of a model that was not evaluated is what its run found after the last epoch.
+    """
+    records = {model.name: _record(suite, model) for model in models}
+    return {name: extended(suite, record) for name, record in records.items() if record is not None}
+
+
+def _record(suite: str, model: Measured) -> Mapping[str, Any] | None:
+    if suite == "accuracy" and model.about is None and model.summary is not None:
+        return _accuracy_of_run(model, model.summary)
+    return model.records.get(suite)
+
+
+def _accuracy_of_run(model: Measured, summary: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"val_loss": "loss", "val_images": "count"}
+    numbers = {names.get(key, key): summary.get(key) for key in (*VALIDATED, "val_images")}
+    dataset, split = model.data
+    return {"model": model.name, "dataset": dataset, "split": split, **numbers, "rows": []}
+
+
+@contextmanager
+def _blaming(suite: str, models: Sequence[Measured]) -> Iterator[None]:
+    """Say which files are to blame where their numbers are not what a suite writes."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        files = ", ".join(str(model.folder / f"{suite}.json") for model in models if suite in model.records)
+        raise UserError(
+            f"{files}: not what this version writes ({type(error).__name__}: {one_line(error)}); evaluate again."
+        ) from error
+
+
+def _overview(models: Sequence[Measured]) -> Iterator[str]:
+    rows: list[tuple[str, list[str]]] = []
+    for suite in SUITES:
+        with _blaming(suite, models):
+            rows += _main_numbers(suite, models)
+    if any(model.summary for model in models):
+        best = [_BEST_EPOCH.read(model.summary or {}) for model in models]
+        rows.append((_BEST_EPOCH.title, _cells(_BEST_EPOCH, best)))
+    rows.append(("parameters", [html.cell(_shown(model.parameters)) for model in models]))
+    rows.append(("seed", [html.cell(_shown(model.recipe and model.recipe.seed)) for model in models]))
+    yield html.table("main numbers", ["", *(model.name for model in models)], rows)
+    if len(models) > 1:
+        text = f"Bold: the best number of a row. Below a number: its difference to {models[0].name}."
+        yield html.paragraph(text, "soft")
+    yield html.paragraph(_seeds(models), "soft")
+
+
+def _main_numbers(suite: str, models: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
+    records = suite_records(suite, models)
+    metrics = [metric for metric in SUITES[suite].metrics if metric.column]
+    return _rows(metrics, records, models, compare=not _differing(SUITES[suite], records))
+
+
+def _rows(
+    metrics: Sequence[Metric], records: Found, models: Sequence[Measured], *, compare: bool
+) -> Iterator[tuple[str, list[str]]]:
+    """Make a row a metric, without those that no model has."""
+    for metric in metrics:
+        values = [metric.read(records.get(model.name, {})) for model in models]
+        if any(value is not None for value in values):
+            yield metric.title, _cells(metric, values, compare=compare)
+
+
+def _cells(metric: Metric, values: Sequence[float | None], *, compare: bool = True) -> list[str]:
+    """Make the cells of a row: the best in bold, below each the difference to the first."""
+    winners = metric.winners(values) if compare else set()
+    cells = []
+    for place, value in enumerate(values):
+        difference = ""
+        if compare and place and metric.best and value is not None and values[0] is not None:
+            difference = _signed(value - values[0], metric.decimals)
+        text = _NONE if value is None else _minus(f"{value:.{metric.decimals}f}")
+        cells.append(html.cell(text, beside=difference, strong=place in winners))
+    return cells
+
+
+def _signed(value: float, decimals: int) -> str:
+    text = f"{value:+.{decimals}f}"
+    return text[1:] if float(text) == 0 else _minus(text)
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _seeds(models: Sequence[Measured]) -> str:
+    """Say what one run a model is worth, and which models are the same recipe."""
+    text = "Each column is one run. How much a number varies from seed to seed is not known from one run."
+    left = [model for model in models if model.recipe is not None]
+    while left:
+        first = left[0]
+        others = {model.name: _recipe_difference(first, model, ("seed", *MAY_DIFFER)) for model in left}
+        same = [model for model in left if not others[model.name]]
+        left = [model for model in left if others[model.name]]
+        if len(same) > 1:
+            seeds = ", ".join(str(model.recipe.seed) for model in same if model.recipe)
+            text += f" {', '.join(model.name for model in same)} are runs of one recipe, with the seeds {seeds}."
+    return text
+
+
+def _recipe_difference(first: Measured, other: Measured, ignore: Sequence[str]) -> list[str]:
+    assert first.recipe is not None
+    assert other.recipe is not None
+    return recipe_difference(recipe_dict(first.recipe), recipe_dict(other.recipe), ignore)
+
+
+def _suite(suite: str, models: Sequence[Measured]) -> Iterator[str]:
+    records, text = suite_records(suite, models), SUITES[suite]
+    if not records:
+        return
+    columns = [model for model in models if model.name in records]
+    names = [model.name for model in columns]
+    yield html.heading(text.title)
+    yield html.paragraph(text.about)
+    differing = _differing(text, records)
+    if differing:
+        yield html.paragraph(
+            f"These models were not measured in the same way ({', '.join(differing)}): nothing is compared.", "soft"
+        )
+    if runs := [model.name for model in columns if suite not in model.records]:
+        yield html.paragraph(f"Of {', '.join(runs)}: what the run found after its last epoch.", "soft")
+    settings = [
+        (title, key) for key, title in text.settings.items() if any(_has(each, key) for each in records.values())
+    ]
+    yield html.table(
+        text.title,
+        ["", *names],
+        [
+            *_rows(text.metrics, records, columns, compare=not differing),
+            *((title, [html.cell(_shown(records[name].get(key))) for name in names]) for title, key in settings),
+        ],
+    )
+    yield from _paper(suite, columns, records)
+    yield html.figures(_draw(suite, records, models))
+    yield from _row_by_row(text, records)
+
+
+def _has(record: Mapping[str, Any], key: str) -> bool:
+    return record.get(key) is not None
+
+
+def _differing(text: SuiteText, records: Found) -> list[str]:
+    """Name the settings that differ between models."""
+    return [
+        title
+        for key, title in text.settings.items()
+        if len({_shown(record.get(key)) for record in records.values()}) > 1
+    ]
+
+
+def _shown(value: Any) -> str:
+    """Write a setting or a value of a row."""
+    if value is None:
+        return _NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _paper(suite: str, models: Sequence[Measured], records: Found) -> Iterator[str]:
+    """Set the paper's numbers beside ours, where the setting is the same."""
+    found: dict[str, tuple[PaperTable, list[str]]] = {}
+    for model in models:
+        table = paper_table(suite, records[model.name], model.architecture)
+        if table is not None:
+            found.setdefault(table.about, (table, []))[1].append(model.name)
+    if not found:
+        yield html.paragraph(SUITES[suite].paper, "soft")
+    for table, names in found.values():
+        yield html.heading(f"The CutMix paper, {table.name}", 3)
+        whose = "" if len(names) == len(models) else f" The setting of {', '.join(names)}."
+        yield html.paragraph(table.about + whose, "soft")
+        rows = [
+            (name, [html.cell(f"{value:.{table.decimals}f}") for value in values])
+            for name, values in table.rows.items()
+        ]
+        yield html.table(table.name, table.columns, rows)
+
+
+def _draw(suite: str, records: Found, models: Sequence[Measured]) -> Iterator[str]:
+    if find_spec("matplotlib") is None:
+        return
+    arrays = {model.name: _arrays(model.folder / f"{suite}.npz") for model in models if suite == "localization"}
+    with_gaps = {model.name: records.get(model.name) for model in models}
+    figures = draw_suite(suite, with_gaps, {name: each for name, each in arrays.items() if each})
+    for picture, figure in figures.items():
+        yield inline_svg(figure, f"{suite} {picture}")
+
+
+def _arrays(file: Path) -> Arrays:
+    try:
+        return load_arrays(file) if file.is_file() else {}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} cannot be read: {one_line(error)}; evaluate again.") from error
+
+
+def _row_by_row(text: SuiteText, records: Found) -> Iterator[str]:
+    """Make the table of all rows, with a column for each value of each model."""
+    if not text.values:
+        return
+    keyed = {
+        name: {tuple(row[key] for key in text.keys): row for row in record["rows"]} for name, record in records.items()
+    }
+    keys = list(dict.fromkeys(key for rows in keyed.values() for key in rows))
+    if not keys:
+        return
+    columns = [(value, title, name) for value, title in text.values.items() for name in keyed]
+    headings = [title if len(keyed) == 1 else f"{title}: {name}" for _, title, name in columns]
+    rows = [
+        (
+            ", ".join(map(_shown, key)),
+            [html.cell(_measured(keyed[name].get(key, {}).get(value), title)) for value, title, name in columns],
+        )
+        for key in keys
+    ]
+    table = html.table(f"{text.title}, row by row", [", ".join(text.keys), *headings], rows)
+    yield html.folded(f"{text.title}: {len(rows)} rows", table, unfolded=len(rows) <= _FEW_ROWS)
+
+
+def _measured(value: Any, title: str) -> str:
+    return f"{value:.2f}" if isinstance(value, float) and "(%)" in title else _shown(value)
+
+
+_RUN_ROWS = {
+    "epochs": "epochs",
+    "best_epoch": "best epoch",
+    "images_per_second": "training images a second",
+    "device": "device",
+    "processes": "processes",
+    "precision": "precision",
+}
+
+
+def _training(models: Sequence[Measured]) -> Iterator[str]:
+    runs = {model.name: model.run for model in models if model.run is not None}
+    if not runs:
+        return
+    yield html.heading("Training")
+    yield html.paragraph("The runs that made these models, epoch by epoch. Batches are mixed as the recipe says.")
+    if unfinished := [name for name, run in runs.items() if run.summary is None]:
+        yield html.paragraph(f"Not finished: {', '.join(unfinished)}.", "soft")
+    summaries = [_described(run.summary) for run in runs.values()]
+    rows = [
+        (title, [html.cell(_shown(summary.get(key))) for summary in summaries])
+        for key, title in _RUN_ROWS.items()
+        if any(key in summary for summary in summaries)
+    ]
+    if any(summaries):
+        time = [html.cell(_hours(summary.get("train_seconds"))) for summary in summaries]
+        rows.insert(0, ("training time", time))
+        yield html.table("training", ["", *runs], rows)
+    curves = {model.name: (model.run and model.run.metrics) or None for model in models}
+    if any(curves.values()) and find_spec("matplotlib") is not None:
+        pictures = (draw_training(curves), draw_training(curves, loss=True))
+        yield html.figures(inline_svg(figure, f"training {number}") for number, figure in enumerate(pictures))
+
+
+def _described(summary: Mapping[str, Any] | None) -> dict[str, Any]:
+    if summary is None:
+        return {}
+    precision = summary.get("mixed_precision")
+    return {**summary, "precision": "float32" if precision == "no" else precision}
+
+
+def _hours(seconds: float | None) -> str:
+    if seconds is None:
+        return _NONE
+    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.1f} minutes"
+
+
+_FROM_DATA = ("model.in_chans", "model.num_classes", "data.input_size", "data.mean", "data.std")
+"""What a recipe may leave to the data, and a run has filled in."""
+
+
+def _recipes(models: Sequence[Measured]) -> Iterator[str]:
+    yield html.heading("Recipes")
+    first = models[0]
+    for model in models[1:]:
+        if first.recipe is None or model.recipe is None:
+            continue
+        from_data = _FROM_DATA if None in (first.recipe.data.mean, model.recipe.data.mean) else ()
+        lines = _recipe_difference(first, model, ("name", "data.root", *from_data))
+        yield html.paragraph(f"{model.name} differs from {first.name} in{':' if lines else ' nothing.'}")
+        if lines:
+            yield html.bullets(lines)
+    for model in models:
+        if model.recipe_text is None:
+            yield html.paragraph(f"The recipe of {model.name} is not known.", "soft")
+        else:
+            yield html.folded(f"recipe of {model.name}", html.preformatted(model.recipe_text))
+
+
+def _environment(models: Sequence[Measured]) -> Iterator[str]:
+    evaluated = [(model, model.about) for model in models if model.about is not None]
+    if not evaluated:
+        return
+    yield html.heading("Environment of the evaluations")
+    environments = [about.get("environment", {}) for _, about in evaluated]
+    keys = dict.fromkeys(key for environment in environments for key in environment)
+    rows = [(key, [html.text_cell(_shown(environment.get(key))) for environment in environments]) for key in keys]
+    rows.append(("sha256 of the weights", [html.text_cell(_shown(about.get("sha256"))) for _, about in evaluated]))
+    yield html.table("environment", ["", *(model.name for model, _ in evaluated)], rows)
+    for model, about in evaluated:
+        unreadable = about.get("unreadable") or []
+        if unreadable:
+            yield html.folded(f"{model.name}: {len(unreadable)} images could not be read", html.bullets(unreadable))
+
+
+def _commands(models: Sequence[Measured], command: str) -> Iterator[str]:
+    yield html.heading("To make these numbers again")
+    if any(model.run for model in models):
+        yield html.paragraph("Each recipe above is also the recipe.yaml of its run; with it in a file:", "soft")
+        yield html.preformatted("cutmix-zoo train --config recipe.yaml")
+    lines = [str(model.about["command"]) for model in models if model.about and "command" in model.about]
+    yield html.preformatted("\n".join([*lines, command]))

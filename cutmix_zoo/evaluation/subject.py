@@ -1,0 +1,188 @@
+"""What is measured, and on what: a classifier, a dataset, and the processes that share the work."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.data import IterableDataset
+from tqdm import tqdm
+
+from cutmix_zoo.data.datasets import dataset_size
+from cutmix_zoo.data.keyed import Prepare
+from cutmix_zoo.data.sampler import fixed_subset
+from cutmix_zoo.data.transforms import eval_transform
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.evaluation.samples import Samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from accelerate import Accelerator
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from cutmix_zoo.data.settings import DataSettings
+    from cutmix_zoo.data.transforms import Transform
+    from cutmix_zoo.evaluation.classifier import Classifier
+
+Rows = dict[str, "NDArray[Any]"]
+"""What was found of each image: arrays (N, ...) in the order of ``index`` (N,), the same in every process."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A classifier, the data it is measured on, and this process's place among those that share the work.
+
+    Args:
+        classifier: what is measured.
+        dataset: an opened split: indexable, gives (PIL image, label).
+        settings: the data section of a recipe, with the classifier's preprocessing.
+        accelerator: this process's place in the launch.
+        batch_size: images of a forward pass.
+        limit: how many images the suites that are costly measure; ``None`` for all.
+        skip_unreadable: leave out images that cannot be read, instead of stopping.
+    """
+
+    classifier: Classifier
+    dataset: Any
+    settings: DataSettings
+    accelerator: Accelerator
+    batch_size: int = 250
+    limit: int | None = None
+    skip_unreadable: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many images the split has."""
+        return dataset_size(self.dataset)
+
+    def samples(
+        self,
+        indices: Sequence[int] | NDArray[Any] | None = None,
+        *,
+        dataset: Any = None,
+        transform: Transform | None = None,
+        num_classes: int | None = None,
+    ) -> Samples:
+        """Choose images to measure on.
+
+        Args:
+            indices: places in the dataset; ``None`` for all.
+            dataset: a dataset of (PIL image, label); ``None`` for the subject's own.
+            transform: from a PIL image to uint8 (C, H, W); ``None`` for the one that the classifier asks for.
+            num_classes: labels have to lie in [0, num_classes); ``None`` for the classifier's.
+
+        Returns:
+            This process's share of them.
+        """
+        dataset = self.dataset if dataset is None else dataset
+        places = range(dataset_size(dataset)) if indices is None else [int(index) for index in indices]
+        prepare = Prepare(transform or eval_transform(self.settings), num_classes or self.classifier.num_classes)
+        return Samples(
+            dataset,
+            prepare,
+            places,
+            batch_size=self.batch_size,
+            workers=self.settings.workers,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+
+    def gather(self, samples: Samples, parts: Iterable[Mapping[str, Tensor]], name: str) -> Rows:
+        """Go through what is found batch by batch, with a progress bar, and collect it from all processes.
+
+        Args:
+            samples: what the parts are made of.
+            parts: made while one iterates over ``samples``: for each batch its ``index`` (B,) and anything else as
+                tensors (B, ...). The parts of all processes have the same keys, and no image comes twice.
+            name: what the progress bar says.
+
+        Returns:
+            All rows, sorted by ``index``, the same in every process.
+
+        Raises:
+            UserError: if images could not be read and ``skip_unreadable`` is False, or none could be.
+        """
+        return self._gather(samples, parts, name)[0]
+
+    def _gather(
+        self, samples: Samples, parts: Iterable[Mapping[str, Tensor]], name: str
+    ) -> tuple[Rows, tuple[str, ...]]:
+        """Collect rows, and say why images could not be read."""
+        from accelerate.utils import gather_object
+
+        bar = tqdm(
+            total=-(-len(samples) // self.accelerator.num_processes),
+            desc=name,
+            unit=" images",
+            disable=not self.accelerator.is_main_process,
+            mininterval=0.2 if sys.stderr.isatty() else 30,
+            dynamic_ncols=True,
+        )
+        found: list[dict[str, NDArray[Any]]] = []
+        with bar:
+            for part in parts:
+                found.append({key: value.detach().cpu().numpy() for key, value in part.items()})
+                bar.update(len(part["index"]))
+        shares = gather_object([(found, samples.unreadable)])
+        unreadable = tuple(message for _, messages in shares for message in messages)
+        self._check_read(unreadable, len(samples))
+        everything = [part for share, _ in shares for part in share]
+        rows = {key: np.concatenate([part[key] for part in everything]) for key in everything[0]}
+        order = np.argsort(rows["index"], kind="stable")
+        return {key: values[order] for key, values in rows.items()}, unreadable
+
+    def _check_read(self, unreadable: Sequence[str], size: int) -> None:
+        if not unreadable or (self.skip_unreadable and len(unreadable) < size):
+            return
+        shown = "; ".join(unreadable[:10]) + ("; ..." if len(unreadable) > 10 else "")
+        advice = "" if len(unreadable) == size else " --skip-unreadable leaves them out."
+        raise UserError(f"{len(unreadable)} of {size} images cannot be read: {shown}.{advice}")
+
+    @cached_property
+    def _seen(self) -> tuple[Rows, tuple[str, ...]]:
+        samples = self.samples()
+        parts = (
+            {
+                "index": batch.index,
+                "labels": batch.labels,
+                "logits": self.classifier.logits(self.classifier.to_input(batch.images)),
+            }
+            for batch in samples
+        )
+        return self._gather(samples, parts, "clean")
+
+    @property
+    def clean(self) -> Rows:
+        """``logits`` (N, K) float32 and ``labels`` (N,) of every image that can be read, unchanged."""
+        return self._seen[0]
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """Why images were left out, one message an image."""
+        return self._seen[1]
+
+    def chosen(self, *, limited: bool = True) -> NDArray[np.int64]:
+        """Choose images: all of them, or ``limit`` that depend on nothing but their number.
+
+        Args:
+            limited: whether ``limit`` counts.
+
+        Returns:
+            The places in the dataset of those that can be read, in rising order.
+        """
+        chosen = fixed_subset(self.size, self.limit if limited else None)
+        return chosen[np.isin(chosen, self.clean["index"])]
+
+    def with_data(self, dataset: Any, settings: DataSettings) -> Subject:
+        """Measure the same classifier on other data."""
+        return replace(self, dataset=dataset, settings=settings)
+
+
+def is_random_access(dataset: Any) -> bool:
+    """Say whether images can be had by their places, which those of a stream cannot."""
+    return not isinstance(dataset, IterableDataset)

@@ -1,0 +1,158 @@
+"""The suites by their names, and what each needs beside the subject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cutmix_zoo.data.datasets import open_split
+from cutmix_zoo.data.imagenet_boxes import with_boxes
+from cutmix_zoo.data.settings import DataSettings
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.evaluation.accuracy import measure_accuracy
+from cutmix_zoo.evaluation.adversarial import measure_adversarial
+from cutmix_zoo.evaluation.calibration import measure_calibration
+from cutmix_zoo.evaluation.corruption import measure_corruption
+from cutmix_zoo.evaluation.in_between import measure_in_between
+from cutmix_zoo.evaluation.localization import measure_localization
+from cutmix_zoo.evaluation.occlusion import measure_occlusion
+from cutmix_zoo.evaluation.ood_sets import find_ood_folders, ood_sets
+from cutmix_zoo.evaluation.out_of_distribution import measure_ood
+from cutmix_zoo.evaluation.probe import measure_probe
+from cutmix_zoo.evaluation.subject import is_random_access
+from cutmix_zoo.models.export import DATA_KEYS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cutmix_zoo.evaluation.findings import Findings
+    from cutmix_zoo.evaluation.subject import Subject
+
+BUDGETS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Of FGSM, in 1/255 of the range of a pixel."""
+
+
+@dataclass(frozen=True)
+class SuiteSettings:
+    """What suites can be told.
+
+    Args:
+        budgets: of FGSM, in 1/255 of the range of a pixel.
+        fill: of the holes of ``occlusion``: the ``mean`` colour or ``black``.
+        protocol: of ``localization``.
+        boxes: folder of ImageNet's XML annotations, for ``localization`` on ImageNet.
+        ood: what ``ood`` compares with: ``NAME=FOLDER``, ``NAME=WORD``, or a folder of such folders; ``None`` for what
+            can be made of the dataset itself.
+        corrupted: folder of ImageNet-C or CIFAR-C; ``None`` corrupts the images by our own means.
+        probe_on: a dataset whose training split the linear probe is fitted on, and whose evaluation split it is
+            measured on; ``None`` for the dataset that is evaluated.
+        probe_root: its folder.
+    """
+
+    budgets: tuple[float, ...] = BUDGETS
+    fill: Literal["mean", "black"] = "mean"
+    protocol: Literal["paper", "wsol"] = "paper"
+    boxes: Path | None = None
+    ood: tuple[str, ...] | None = None
+    corrupted: Path | None = None
+    probe_on: str | None = None
+    probe_root: str | None = None
+
+
+@dataclass(frozen=True)
+class SuiteContext:
+    """A subject, what the suites are told, and the names of its classes.
+
+    Args:
+        subject: what is measured.
+        settings: what the suites are told.
+        classes: label names, one a class; ``None`` if the dataset does not say.
+    """
+
+    subject: Subject
+    settings: SuiteSettings
+    classes: Sequence[str] | None
+
+    @cached_property
+    def localized(self) -> Subject | None:
+        """The subject on images with boxes: those of the dataset, or of ImageNet's annotations."""
+        subject = self.subject
+        if self.settings.boxes is not None:
+            return subject.with_data(with_boxes(subject.dataset, self.settings.boxes), subject.settings)
+        return subject if hasattr(subject.dataset, "boxes") else None
+
+
+def _ood(context: SuiteContext) -> Findings:
+    specs = None if context.settings.ood is None else _ood_specs(context.settings.ood)
+    return measure_ood(context.subject, ood_sets(specs, context.subject))
+
+
+def _ood_specs(texts: Sequence[str]) -> dict[str, str]:
+    specs: dict[str, str] = {}
+    for text in texts:
+        name, separator, where = text.partition("=")
+        found = {name: where} if separator else find_ood_folders(Path(text))
+        if twice := sorted(set(found) & set(specs)):
+            raise UserError(f"--ood names {', '.join(twice)} twice")
+        specs.update(found)
+    return specs
+
+
+def _localization(context: SuiteContext) -> Findings:
+    if context.localized is None:
+        raise UserError(
+            f"{context.subject.settings.name} has no boxes: localization is measured on cub200, on "
+            "fashion_mnist_canvas, or on ImageNet with --boxes FOLDER (of its XML annotations)."
+        )
+    return measure_localization(context.localized, protocol=context.settings.protocol)
+
+
+def _probe(context: SuiteContext) -> Findings:
+    subject, wanted = context.subject, context.settings.probe_on
+    data = subject.settings
+    if wanted is not None:
+        preprocessing: dict[str, Any] = {key: getattr(data, key) for key in (*DATA_KEYS, "workers")}
+        data = DataSettings(wanted, root=context.settings.probe_root, **preprocessing)
+        subject = subject.with_data(open_split(data, "val"), data)
+    found = measure_probe(subject, subject.with_data(open_split(data, "train"), data))
+    return replace(found, numbers={**found.numbers, "probed_on": data.name})
+
+
+SUITES: dict[str, Callable[[SuiteContext], Findings]] = {
+    "accuracy": lambda context: measure_accuracy(context.subject, context.classes),
+    "calibration": lambda context: measure_calibration(context.subject),
+    "localization": _localization,
+    "adversarial": lambda context: measure_adversarial(context.subject, budgets=context.settings.budgets),
+    "occlusion": lambda context: measure_occlusion(context.subject, fill=context.settings.fill),
+    "in_between": lambda context: measure_in_between(context.subject),
+    "ood": _ood,
+    "corruption": lambda context: measure_corruption(context.subject, context.settings.corrupted),
+    "probe": _probe,
+}
+"""What can be measured."""
+
+ON_STREAMS = ("accuracy", "calibration")
+"""Suites that read every image once and in order."""
+
+
+def possible_suites(context: SuiteContext) -> list[str]:
+    """List the suites that a dataset allows: without boxes no localization, and of a stream little."""
+    if not is_random_access(context.subject.dataset):
+        return list(ON_STREAMS)
+    return [name for name in SUITES if name != "localization" or context.localized is not None]
+
+
+def check_suites(suites: Sequence[str], context: SuiteContext) -> None:
+    """Check that a dataset allows what is asked for.
+
+    Raises:
+        UserError: if a suite needs images by their places, and the dataset is a stream.
+    """
+    needy = [name for name in suites if name not in ON_STREAMS]
+    if needy and not is_random_access(context.subject.dataset):
+        raise UserError(
+            f"{', '.join(needy)} take images by their places, and {context.subject.settings.name} is a stream; "
+            f"a stream allows {' and '.join(ON_STREAMS)}."
+        )

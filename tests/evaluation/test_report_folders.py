@@ -1,0 +1,200 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.evaluation.report_folders import Measured, read_folders
+from cutmix_zoo.store import WEIGHTS_FILE, file_sha256
+from tests.evaluation.synthetic_findings import write_evaluation, write_run
+
+
+def _read(*folders: Path) -> list[Measured]:
+    return read_folders(folders)
+
+
+def test_an_evaluation_has_its_suites_and_no_run(tmp_path: Path) -> None:
+    (model,) = _read(write_evaluation(tmp_path / "a", "resnet50.cutmix_in1k", suites=("accuracy", "probe")))
+    assert model.name == "resnet50.cutmix_in1k"
+    assert set(model.records) == {"accuracy", "probe"}
+    assert model.data == ("fashion_mnist", "validation")
+    assert model.architecture == "resnet50"
+    assert model.parameters == 272_186
+    assert (model.run, model.summary, model.recipe, model.recipe_text) == (None, None, None, None)
+
+
+def test_a_run_has_its_recipe_curves_and_summary_but_not_where_its_data_lies(tmp_path: Path) -> None:
+    (model,) = _read(write_run(tmp_path / "mine", seed=3))
+    assert model.name == "mine"
+    assert (model.about, model.records) == (None, {})
+    assert model.data == ("fashion_mnist", "validation")
+    assert model.architecture == "cifar_resnet20"
+    assert model.run is not None
+    assert [line["epoch"] for line in model.run.metrics] == list(range(1, 13))
+    assert model.summary is not None
+    assert model.summary["seed"] == 3
+    assert model.recipe is not None
+    assert model.recipe.seed == 3
+    assert model.recipe_text is not None
+    assert "cutmix" in model.recipe_text
+    assert "/some/where" not in model.recipe_text
+
+
+def test_a_run_may_be_unfinished_or_not_have_begun(tmp_path: Path) -> None:
+    started = write_run(tmp_path / "started", finished=False)
+    fresh = write_run(tmp_path / "fresh", finished=False)
+    (fresh / "metrics.jsonl").unlink()
+    one, other = _read(started, fresh)
+    assert (one.summary, one.parameters) == (None, None)
+    assert one.run is not None
+    assert one.run.metrics
+    assert other.run is not None
+    assert other.run.metrics == []
+
+
+def test_one_folder_may_be_both(tmp_path: Path) -> None:
+    (model,) = _read(write_evaluation(write_run(tmp_path / "mine"), "runs/mine", suites=("accuracy",)))
+    assert model.about is not None
+    assert model.run is not None
+
+
+def _run_with_weights(folder: Path) -> tuple[Path, str]:
+    (write_run(folder) / "model").mkdir()
+    weights = folder / "model" / WEIGHTS_FILE
+    weights.write_bytes(b"weights")
+    return folder, file_sha256(weights)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_run_of_an_evaluation_is_found_by_its_weights(tmp_path: Path, inside: bool) -> None:
+    run, sha256 = _run_with_weights(tmp_path / "run")
+    folder = run / "evaluation" if inside else tmp_path / "elsewhere"
+    (model,) = _read(write_evaluation(folder, str(run), sha256=sha256, suites=()))
+    assert model.run is not None
+    assert model.run.recipe.name == "run"
+
+
+@pytest.mark.parametrize("sha256", ["0" * 64, None])
+def test_a_run_with_other_weights_is_not_that_of_an_evaluation(tmp_path: Path, sha256: str | None) -> None:
+    run, _ = _run_with_weights(tmp_path / "run")
+    (model,) = _read(write_evaluation(run / "evaluation", str(run), sha256=sha256, suites=()))
+    assert model.run is None
+
+
+def test_the_recipe_of_an_evaluation_is_understood_or_shown_as_it_is(tmp_path: Path) -> None:
+    text = (write_run(tmp_path / "run", seed=5) / "recipe.yaml").read_text()
+    (model,) = _read(write_evaluation(tmp_path / "a", recipe=text, suites=()))
+    assert model.recipe is not None
+    assert model.recipe.seed == 5
+    assert model.recipe_text == text
+    for number, unknown in enumerate(("version: 99", "- a", "a: [", "12")):
+        (model,) = _read(write_evaluation(tmp_path / f"unknown{number}", recipe=unknown, suites=()))
+        assert model.recipe is None
+        assert model.recipe_text == unknown
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "expected"),
+    [
+        ("resnet50.a1_in1k", None, "resnet50.a1_in1k"),
+        ("owner/name", None, "owner/name"),  # on the Hub
+        ("runs/mine", "seed: 0", "mine"),
+        ("/home/somebody/model", None, "model"),
+        ("/", None, "a"),
+    ],
+)
+def test_a_model_is_called_what_it_is_and_not_where_it_lies(
+    tmp_path: Path, model: str, recipe: str | None, expected: str
+) -> None:
+    (measured,) = _read(write_evaluation(tmp_path / "a", model, recipe=recipe, suites=()))
+    assert measured.name == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [("owner/resnet50.mine", "resnet50"), ("resnet18", "resnet18"), ("hf-hub:owner/name", None)],
+)
+def test_the_architecture_is_read_off_the_name(tmp_path: Path, model: str, expected: str | None) -> None:
+    (measured,) = _read(write_evaluation(tmp_path / "a", model, suites=()))
+    assert measured.architecture == expected
+
+
+def test_models_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    folders = [write_evaluation(tmp_path / name, suites=()) for name in ("a", "b")]
+    folders.append(write_evaluation(tmp_path / "c", "other", suites=()))
+    assert [model.name for model in _read(*folders)] == [f"model ({folders[0]})", f"model ({folders[1]})", "other"]
+
+
+def test_a_dataset_may_have_two_names(tmp_path: Path) -> None:
+    first = write_evaluation(tmp_path / "a", dataset="torch/cifar100")
+    assert len(_read(first, write_evaluation(tmp_path / "b", dataset="cifar100"))) == 2
+
+
+@pytest.mark.parametrize("change", [{"dataset": "cifar10"}, {"split": "train"}])
+def test_other_data_than_the_first_is_refused(tmp_path: Path, change: dict[str, str]) -> None:
+    folders = [write_evaluation(tmp_path / "a", suites=()), write_evaluation(tmp_path / "b", suites=(), **change)]
+    with pytest.raises(UserError, match=r"b is of \S+ \(\w+\) and \S+a of fashion_mnist \(validation\).*make one"):
+        _read(*folders)
+
+
+def test_a_run_on_other_data_than_the_first_is_refused(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", **{"data.val_split": "other"})]
+    with pytest.raises(UserError, match="on the same images"):
+        _read(*folders)
+
+
+def test_a_suite_of_other_data_than_its_folder_is_refused(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "a", suites=("probe",))
+    record = json.loads((folder / "probe.json").read_text())
+    (folder / "probe.json").write_text(json.dumps({**record, "split": "train"}))
+    with pytest.raises(UserError, match="on the same images"):
+        _read(folder)
+
+
+def test_a_folder_given_twice_is_refused(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "a", suites=())
+    with pytest.raises(UserError, match="given twice"):
+        _read(folder, tmp_path / "." / "b" / ".." / "a")
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_that_is_neither_is_refused(tmp_path: Path, exists: bool) -> None:
+    folder = tmp_path if exists else tmp_path / "missing"
+    with pytest.raises(UserError, match=r"neither .*evaluation\.json is missing.*recipe\.yaml is missing"):
+        _read(folder)
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "accuracy.json", "summary.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "cannot be read"), (b"\xff\xfe", "cannot be read"), ("[1]", "no JSON object"), ("{}", "lacks")],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: Any, message: str) -> None:
+    folder = write_evaluation(write_run(tmp_path / "a"), suites=("accuracy",))
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UserError, match=rf"{name} .*{message}"):
+        _read(folder)
+
+
+def test_rows_that_are_no_table_are_refused(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "a", suites=("probe",))
+    record = json.loads((folder / "probe.json").read_text())
+    (folder / "probe.json").write_text(json.dumps({**record, "rows": [1]}))
+    with pytest.raises(UserError, match=r"probe\.json has no table of rows"):
+        _read(folder)
+
+
+@pytest.mark.parametrize("line", ["{", "12"])
+def test_damaged_metrics_are_named(tmp_path: Path, line: str) -> None:
+    folder = write_run(tmp_path / "a")
+    (folder / "metrics.jsonl").write_text(line)
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
+        _read(folder)
+
+
+def test_a_damaged_recipe_of_a_run_is_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    (folder / "recipe.yaml").write_text("version: 1\nmodl: {}\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml"):
+        _read(folder)

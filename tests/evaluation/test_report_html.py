@@ -1,0 +1,93 @@
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from cutmix_zoo.evaluation import report_html as html
+
+NASTY = "<script>alert('1')</script> & \"quoted\""
+
+MAKERS: dict[str, Any] = {
+    "paragraph": html.paragraph,
+    "bullets": lambda text: html.bullets([text]),
+    "heading": html.heading,
+    "preformatted": html.preformatted,
+    "folded": lambda text: html.folded(text, ""),
+    "cell": html.cell,
+    "beside": lambda text: html.cell("1", beside=text),
+    "strong": lambda text: html.cell(text, strong=True),
+    "text cell": html.text_cell,
+    "table": lambda text: html.table(text, [text], [(text, [])]),
+    "page": lambda text: html.page(text, ""),
+}
+
+
+class _Reader(HTMLParser):
+    """Collects tags, attributes and text, and complains of tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [value or "" for _, value in attrs]
+        if tag not in ("meta", "wbr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_text_is_shown_and_never_becomes_markup(name: str) -> None:
+    read = _Reader(MAKERS[name](NASTY))
+    assert "script" not in read.tags
+    assert NASTY in read.text
+
+
+def test_a_label_keeps_its_quotes() -> None:
+    read = _Reader(html.table(NASTY, [], []))
+    assert NASTY in read.attributes
+
+
+def test_a_table_has_its_headings_names_and_cells_in_order() -> None:
+    read = _Reader(html.table("about", ["name", "a"], [("x", [html.cell("1", beside="+1", strong=True)])]))
+    tags = ["div", "table", "thead", "tr", "th", "th", "tbody", "tr", "th", "td", "b", "small"]
+    assert read.tags == tags
+    assert read.text == "nameax1+1"
+
+
+def test_long_names_may_go_on_in_the_next_line() -> None:
+    assert html.cell("a_b/c") == "<td>a_<wbr>b/<wbr>c</td>"
+
+
+def test_a_fold_is_open_where_asked_for() -> None:
+    assert html.folded("a", "<p>b</p>") == "<details><summary>a</summary><p>b</p></details>"
+    assert html.folded("a", "", unfolded=True).startswith("<details open>")
+
+
+def test_figures_stand_in_one_box_and_no_figures_in_none() -> None:
+    assert _Reader(html.figures(["<svg></svg>"] * 2)).tags == ["div", "figure", "svg", "figure", "svg"]
+    assert html.figures([]) == ""
+
+
+def test_a_page_is_for_phones_loads_nothing_and_runs_nothing() -> None:
+    page = html.page("title", "<p>text</p>")
+    read = _Reader(page)
+    assert page.startswith("<!DOCTYPE html>")
+    assert "width=device-width, initial-scale=1" in read.attributes
+    policy = next(value for value in read.attributes if "default-src" in value)
+    assert policy.startswith("default-src 'none'")
+    assert "script" not in policy
+    assert "prefers-color-scheme: dark" in page
+    assert not {"script", "link", "img", "iframe"} & set(read.tags)

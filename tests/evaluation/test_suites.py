@@ -1,0 +1,93 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from accelerate import Accelerator
+
+from cutmix_zoo.data.datasets import open_split
+from cutmix_zoo.data.settings import DataSettings, input_spec
+from cutmix_zoo.errors import UserError
+from cutmix_zoo.evaluation.classifier import Classifier
+from cutmix_zoo.evaluation.subject import Subject
+from cutmix_zoo.evaluation.suites import SUITES, SuiteContext, SuiteSettings, check_suites, possible_suites
+
+
+def context(settings: DataSettings, limit: int = 4, **told: Any) -> SuiteContext:
+    spec = input_spec(settings)
+    settings = replace(settings, input_size=spec.input_size, mean=spec.mean, std=spec.std)
+    torch.default_generator.manual_seed(0)
+    network = timm.create_model("cifar_resnet8", num_classes=10, in_chans=spec.input_size[0])
+    classifier = Classifier(network, spec, torch.device("cpu"))
+    subject = Subject(classifier, open_split(settings, "val"), settings, Accelerator(cpu=True), limit=limit)
+    return SuiteContext(subject, SuiteSettings(**told), None)
+
+
+@pytest.fixture
+def canvas(tiny_data: Path) -> DataSettings:
+    return DataSettings("fashion_mnist_canvas", root=str(tiny_data), workers=0)
+
+
+@pytest.fixture
+def fashion(tiny_data: Path) -> DataSettings:
+    return DataSettings("fashion_mnist", root=str(tiny_data), workers=0)
+
+
+def test_a_dataset_with_boxes_is_localized(canvas: DataSettings) -> None:
+    own = context(canvas)
+    assert own.localized is own.subject
+    assert possible_suites(own) == list(SUITES)
+    assert SUITES["localization"](own).numbers["count"] == 4
+
+
+def test_without_boxes_localization_is_refused_and_not_among_all(image_folder: Path) -> None:
+    images = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    plain = context(DataSettings("folder", root=str(image_folder), workers=0, **images))
+    assert plain.localized is None
+    assert possible_suites(plain) == [name for name in SUITES if name != "localization"]
+    with pytest.raises(UserError, match="folder has no boxes: "):
+        SUITES["localization"](plain)
+
+
+def test_the_protocol_of_localization_is_chosen(canvas: DataSettings) -> None:
+    numbers = SUITES["localization"](context(canvas, protocol="wsol")).numbers
+    assert numbers["protocol"] == "wsol"
+    assert "max_box_acc_v2" in numbers
+
+
+def test_of_a_stream_only_what_reads_in_order_is_possible(webdataset_folder: Path) -> None:
+    images = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    stream = context(DataSettings("wds/", root=str(webdataset_folder), **images))
+    assert possible_suites(stream) == ["accuracy", "calibration"]
+    check_suites(["accuracy", "calibration"], stream)
+    with pytest.raises(UserError, match="ood, occlusion take images by their places, and wds/ is a stream"):
+        check_suites(["accuracy", "ood", "occlusion"], stream)
+
+
+def test_budgets_and_fill_reach_their_suites(fashion: DataSettings) -> None:
+    told = context(fashion, budgets=(0.0, 3.0), fill="black")
+    fgsm = [row for row in SUITES["adversarial"](told).rows if row["attack"] == "fgsm" and row["space"] == "pixel"]
+    assert [row["budget"] for row in fgsm] == [0.0, 3.0]
+    assert SUITES["occlusion"](told).numbers["fill"] == "black"
+
+
+def test_sets_are_named_by_themselves_or_by_a_folder_of_them(fashion: DataSettings, image_folder: Path) -> None:
+    found = SUITES["ood"](context(fashion, ood=("noise=uniform", str(image_folder / "val"))))
+    assert [(row["set"], row["count"]) for row in found.rows] == [("noise", 30), ("ant", 2), ("bee", 2), ("cat", 2)]
+    with pytest.raises(UserError, match="--ood names ant twice"):
+        SUITES["ood"](context(fashion, ood=(f"ant={image_folder}", str(image_folder / "val"))))
+
+
+def test_released_corruptions_are_read_from_their_folder(fashion: DataSettings, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=str(tmp_path)):
+        SUITES["corruption"](context(fashion, corrupted=tmp_path))
+    assert SUITES["corruption"](context(fashion)).numbers["source"] == "own"
+
+
+def test_a_probe_is_made_on_the_dataset_itself_or_on_another(fashion: DataSettings, image_folder: Path) -> None:
+    own = SUITES["probe"](context(fashion, limit=40)).numbers
+    assert (own["probed_on"], own["count"], own["train_images"]) == ("fashion_mnist", 30, 40)
+    other = SUITES["probe"](context(fashion, 11, probe_on="folder", probe_root=str(image_folder))).numbers
+    assert (other["probed_on"], other["count"], other["train_images"]) == ("folder", 6, 11)
