@@ -313,8 +313,11 @@ def command(arguments: Sequence[str]) -> None:
 
 
 def _summarize(record: Mapping[str, Any]) -> str:
-    """Say the numbers of a suite in a line."""
-    numbers = {key: value for key, value in record.items() if isinstance(value, float)}
+    """Say the numbers of a suite in a line, those of a mapping with its name in front."""
+    flat = {
+        f"{name}.{key}": value for name, part in record.items() if isinstance(part, dict) for key, value in part.items()
+    }
+    numbers = {key: value for key, value in {**record, **flat}.items() if isinstance(value, float)}
     return "  ".join(f"{key} {value:.4g}" for key, value in numbers.items())
 
 

@@ -71,7 +71,7 @@ def test_train_evaluate_and_preview_are_wired(
     assert "curves.png\n  " in capsys.readouterr().out
     command(["evaluate", str(folder), "--on", "fashion_mnist"])
     summary = json.loads((folder / "summary.json").read_text())
-    assert f"top-1 {summary['top1']:.2f} %" in capsys.readouterr().out
+    assert f"top1 {summary['top1']:.4g}" in capsys.readouterr().out
     command(["preview", *config, "--output", str(tmp_path / "p.png")])
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
