@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cutmix_zoo.checks import whole_number
+from cutmix_zoo.checks import require_count, whole_number
 from cutmix_zoo.data.datasets import check_labels, class_names, open_split
 from cutmix_zoo.data.settings import DataSettings, input_spec, validation_name
-from cutmix_zoo.errors import UserError, did_you_mean, run_command
+from cutmix_zoo.errors import UserError, did_you_mean, one_line, run_command
 from cutmix_zoo.evaluation.classifier import Classifier
 from cutmix_zoo.evaluation.loading import load_network
 from cutmix_zoo.evaluation.plots import save_plots
@@ -23,6 +24,7 @@ from cutmix_zoo.evaluation.preprocessing import with_preprocessing
 from cutmix_zoo.evaluation.results import ResultFolder, sample_names, weights_sha256
 from cutmix_zoo.evaluation.subject import Subject
 from cutmix_zoo.evaluation.suites import SUITES, SuiteContext, SuiteSettings, check_suites, possible_suites
+from cutmix_zoo.models.labels import known_label_names
 from cutmix_zoo.training.environment import environment
 from cutmix_zoo.training.launch import is_first_process, leave, make_accelerator, on_main, say
 from cutmix_zoo.training.recipe import dump_recipe, load_recipe, public_recipe
@@ -55,6 +57,10 @@ class EvaluateOptions:
             measure, and the probe trains on; the same ones for every model; ``None`` for all.
         skip_unreadable: leave out images that cannot be read, instead of stopping.
         suites: what the suites are told.
+        command: what is noted as the command that makes the results again.
+
+    Raises:
+        ValueError: if a number is below 1.
     """
 
     root: str | None = None
@@ -65,6 +71,12 @@ class EvaluateOptions:
     samples: int | None = SAMPLES
     skip_unreadable: bool = False
     suites: SuiteSettings = field(default_factory=SuiteSettings)
+    command: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("img_size", "batch_size", "samples"):
+            if getattr(self, key) is not None:
+                require_count(key, getattr(self, key))
 
 
 def evaluate(
@@ -79,7 +91,8 @@ def evaluate(
     Args:
         model: a timm name with weights, the folder of a run or of an exported model, or a Hub id ``OWNER/NAME``.
         on: a dataset, by any name that a recipe takes; ``None`` takes that of the run.
-        suites: names of :data:`~cutmix_zoo.evaluation.suites.SUITES`; ``None`` for all that the dataset allows.
+        suites: names of :data:`~cutmix_zoo.evaluation.suites.SUITES`; ``None`` for all that the dataset allows and that
+            the folder has not yet.
         output: a folder for the results. ``evaluation.json`` says what was measured; a suite has its numbers in
             ``<suite>.json``, its table also in ``<suite>.csv``, arrays in ``<suite>.npz``, and pictures in ``plots/``
             where matplotlib is installed. ``predictions.npz`` has ``index`` (N,), the places of the images in the
@@ -88,37 +101,43 @@ def evaluate(
         options: how it is measured.
 
     Returns:
-        What the JSON files hold, by suite: ``model``, ``dataset``, ``split``, ``count``, and the suite's own.
+        What the JSON files hold, by suite: ``model``, ``dataset``, ``split``, ``input_size`` (channels, height, width),
+        ``crop_pct``, ``count`` (images of the split that can be read, unless the suite says otherwise), and the
+        suite's own.
 
     Raises:
         UserError: if the model or the data cannot be had or do not belong together, a suite cannot be made of them, or
             the folder holds other results.
     """
     options = options or EvaluateOptions()
-    for name in suites or ():
-        if name not in SUITES:
-            raise UserError(f"no suite is called {name!r}: {did_you_mean(name, SUITES)}there are {', '.join(SUITES)}")
+    _check_names(suites or ())
     recipe_file = RunFolder(Path(model)).recipe_file
     recipe = load_recipe(recipe_file) if recipe_file.is_file() else None
     knows_classes = suites is None or set(suites) != {"probe"}
     context = _open(model, on, recipe, options, knows_classes=knows_classes)
     subject = context.subject
-    suites = possible_suites(context) if suites is None else list(dict.fromkeys(suites))
+    folder = None if output is None else ResultFolder(output)
+    if suites is None:
+        suites = [name for name in possible_suites(context) if folder is None or not folder.suite_file(name).exists()]
+    suites = list(dict.fromkeys(suites))
     check_suites(suites, context)
+    data = subject.settings
     head: dict[str, Any] = {
         "model": model,
-        "dataset": subject.settings.name,
-        "split": validation_name(subject.settings),
+        "dataset": data.name,
+        "split": validation_name(data),
+        "input_size": list(input_spec(data).input_size),
+        "crop_pct": data.crop_pct,
     }
-    folder = None if output is None else ResultFolder(output)
+    weights = {"sha256": weights_sha256(subject.classifier.network)}
     if folder is not None:
-        on_main(subject.accelerator, lambda: folder.check(head, suites))
+        on_main(subject.accelerator, lambda: folder.check({**head, **weights}, suites))
     about: dict[str, Any] = {}
     if knows_classes:
         head["count"] = len(subject.clean["index"])
         about["unreadable"] = subject.unreadable
     if folder is not None and is_first_process():
-        folder.write_about({**head, **about, **_about(context, recipe, model)})
+        folder.write_about({**head, **weights, **about, "command": options.command, **_about(context, recipe, model)})
         if knows_classes:
             folder.write_predictions(subject.clean, sample_names(subject.dataset, subject.size))
     records = {}
@@ -130,6 +149,12 @@ def evaluate(
             if find_spec("matplotlib") is not None:
                 save_plots(folder.path, name, records[name])
     return records
+
+
+def _check_names(suites: Sequence[str]) -> None:
+    for name in suites:
+        if name not in SUITES:
+            raise UserError(f"no suite is called {name!r}: {did_you_mean(name, SUITES)}there are {', '.join(SUITES)}")
 
 
 def _open(
@@ -150,6 +175,7 @@ def _open(
     runtime, measuring = (recipe.runtime, recipe.evaluate) if recipe else (RuntimeSettings(), EvaluateSettings())
     if runtime.channels_last:
         network = network.to(memory_format=torch.channels_last)
+    _check_size(network, settings)
     classifier = Classifier(network, input_spec(settings), accelerator.device, channels_last=runtime.channels_last)
     subject = Subject(
         classifier,
@@ -160,7 +186,7 @@ def _open(
         limit=options.samples,
         skip_unreadable=options.skip_unreadable,
     )
-    return SuiteContext(subject, options.suites, names)
+    return SuiteContext(subject, options.suites, known_label_names(network) or names)
 
 
 def _data_settings(network: nn.Module, on: str | None, recipe: Recipe | None, options: EvaluateOptions) -> DataSettings:
@@ -176,6 +202,19 @@ def _data_settings(network: nn.Module, on: str | None, recipe: Recipe | None, op
         channels, side = input_spec(settings).input_size[0], options.img_size
         settings = replace(settings, input_size=(channels, side, side))
     return settings
+
+
+def _check_size(network: nn.Module, settings: DataSettings) -> None:
+    """Try an image of nothing."""
+    size = input_spec(settings).input_size
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, *size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the model does not take images of {' x '.join(map(str, size))}: {one_line(error)}; "
+            "choose with --img-size what it takes."
+        ) from error
 
 
 def _check_classes(network: nn.Module, names: Sequence[str] | None, dataset: str) -> None:
@@ -204,9 +243,7 @@ def _about(context: SuiteContext, recipe: Recipe | None, model: str) -> dict[str
         recipe = load_recipe(row.recipe)
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "sha256": weights_sha256(network),
         "recipe": None if recipe is None else dump_recipe(public_recipe(recipe)),
-        "command": shlex.join(["cutmix-zoo", "evaluate", *sys.argv[1:]]),
         "environment": {**environment(accelerator.device), "processes": str(accelerator.num_processes)},
     }
 
@@ -251,9 +288,9 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--ood",
         action="append",
-        metavar="NAME=WHERE|DIR",
-        help="ood: a folder of images, uniform, gaussian, shuffled, inverted or digits; or a folder of such folders; "
-        "may be given several times (default: what can be made of the dataset)",
+        metavar="NAME=DIR|WORD|DIR",
+        help="ood: NAME=FOLDER_OF_IMAGES, a folder of such folders, or one of the words uniform, gaussian, shuffled, "
+        "inverted, digits and held_out_classes; may be given several times (default: what can be made of the dataset)",
     )
     add("--corrupted", type=Path, metavar="DIR", help="corruption: ImageNet-C or CIFAR-C (default: our own)")
     add("--probe-on", metavar="DATASET", help="probe: fit and measure on this dataset (default: the one of --on)")
@@ -269,13 +306,16 @@ _samples.__name__ = "number of samples"  # what argparse calls it in its own mes
 
 
 def _budgets(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    budgets = tuple(float(part) for part in text.split(","))
+    if not all(0 <= budget < math.inf for budget in budgets):
+        raise argparse.ArgumentTypeError(f"must be finite numbers of at least 0, got {text}")
+    return budgets
 
 
 _budgets.__name__ = "list of numbers"
 
 
-def _options(given: argparse.Namespace) -> EvaluateOptions:
+def _options(given: argparse.Namespace, arguments: Sequence[str]) -> EvaluateOptions:
     suites = SuiteSettings(
         budgets=given.budgets or SuiteSettings.budgets,
         fill=given.fill,
@@ -287,6 +327,7 @@ def _options(given: argparse.Namespace) -> EvaluateOptions:
         probe_root=given.probe_root,
     )
     return EvaluateOptions(
+        command=shlex.join(["cutmix-zoo", "evaluate", *arguments]),
         root=given.root,
         split=given.split,
         img_size=given.img_size,
@@ -302,7 +343,7 @@ def command(arguments: Sequence[str]) -> None:
     """Evaluate as the command line says."""
     given = make_parser().parse_args(arguments)
     suites = None if given.suite == "all" else given.suite.split(",")
-    records = evaluate(given.model, given.on, suites, given.output, _options(given))
+    records = evaluate(given.model, given.on, suites, given.output, _options(given, arguments))
     leave()
     for name, record in records.items():
         say(f"{name}: {_summarize(record)}")

@@ -126,6 +126,50 @@ def test_images_are_of_the_size_that_is_asked_for(exported: Path, tiny_data: Pat
     assert found["map_size"] == [10, 10]  # the strides of a CIFAR ResNet are 4
 
 
+def test_a_size_that_the_network_does_not_take_is_named(tmp_path: Path, tiny_data: Path) -> None:
+    torch.default_generator.manual_seed(0)
+    arguments = {"img_size": 32, "depth": 1}
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=10, **arguments)
+    config = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.2,) * 3, "interpolation": "bilinear"}
+    export_model(
+        network, tmp_path, data_config=config | {"crop_pct": 1.0}, label_names=None, provenance={}, model_args=arguments
+    )
+    options = EvaluateOptions(root=str(tiny_data), workers=0, img_size=40)
+    with pytest.raises(UserError, match=r"does not take images of 3 x 40 x 40: .*choose with --img-size"):
+        evaluate(str(tmp_path), "fashion_mnist", options=options)
+
+
+def test_the_names_of_a_model_that_knows_more_classes_are_used(tmp_path: Path, image_folder: Path) -> None:
+    model = export(tmp_path / "zoo", label_names=["ant", "bee", "cat", *"defghij"])
+    found = evaluate(str(model), "folder", options=EvaluateOptions(root=str(image_folder), workers=0))["accuracy"]
+    taken = {row["class"] for row in found["rows"]}
+    assert taken - {"ant", "bee", "cat"} <= set("defghij")
+    assert len(found["classes"]) == 10
+
+
+def test_all_goes_on_where_it_stopped(exported: Path, tiny_data: Path, tmp_path: Path) -> None:
+    options = EvaluateOptions(root=str(tiny_data), workers=0, samples=25)
+    evaluate(str(exported), "fashion_mnist", ["accuracy", "adversarial", "corruption"], tmp_path, options)
+    rest = evaluate(str(exported), "fashion_mnist", None, tmp_path, options)
+    assert list(rest) == ["calibration", "occlusion", "in_between", "ood", "probe"]
+    about = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (about["count"], about["command"]) == (30, None)
+
+
+def test_what_a_suite_takes_is_looked_for_before_anything_is_measured(
+    exported: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    arguments = [str(exported), "--on", "fashion_mnist", "--root", str(tiny_data), "--output", str(tmp_path / "out")]
+    arguments += ["--workers", "0", "--suite", "accuracy,ood,corruption,probe"]
+    for option in (["--ood", "x=nowhere"], ["--corrupted", str(tmp_path)], ["--probe-on", "folder"]):
+        with pytest.raises(UserError):
+            command([*arguments, *option])
+        assert not (tmp_path / "out").exists()
+    command([*arguments, "--ood", "uniform"])
+    assert json.loads((tmp_path / "out" / "ood.json").read_text())["rows"][0]["set"] == "uniform"
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["command"].endswith("--ood uniform")
+
+
 def test_suites_can_be_added_to_a_folder_but_not_of_another_model(
     exported: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -152,6 +196,12 @@ def test_a_linear_probe_alone_needs_no_common_classes(exported: Path, image_fold
     assert not (tmp_path / "out" / "predictions.npz").exists()
     with pytest.raises(UserError, match="the model has 10 classes and folder has 3"):
         evaluate(str(exported), "folder", ["accuracy", "probe"], options=options)
+
+
+@pytest.mark.parametrize("key", ["samples", "batch_size", "img_size"])
+def test_counts_are_at_least_one(key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} must be a whole number of at least 1, got -5"):
+        EvaluateOptions(**{key: -5})
 
 
 def test_unknown_suites_are_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,7 +277,14 @@ def test_two_processes_find_what_one_finds_to_the_last_digit(exported: Path, tin
     ("option", "value"),
     [
         *(("--workers", "-1"), ("--batch-size", "0"), ("--batch-size", "x"), ("--samples", "0"), ("--samples", "some")),
-        *(("--img-size", "0"), ("--budgets", "1,x"), ("--fill", "white"), ("--protocol", "voc")),
+        *(
+            ("--img-size", "0"),
+            ("--budgets", "1,x"),
+            ("--budgets", "nan"),
+            ("--budgets", "-1"),
+            ("--fill", "white"),
+            ("--protocol", "voc"),
+        ),
     ],
 )
 def test_values_are_checked_by_the_parser(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,6 +72,10 @@ class CUB200(Dataset[tuple[Image.Image, int]]):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return read_image(self.paths[index], self.paths[index]), int(self.targets[index])
 
+    def filename(self, index: int) -> str:
+        """Return the path of an image."""
+        return str(self.paths[index])
+
     def boxes(self, index: int) -> list[Box]:
         """Return the box of the bird, rounded outwards to whole pixels.
 

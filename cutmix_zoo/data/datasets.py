@@ -285,10 +285,15 @@ class Readable(Dataset[tuple[Image.Image, int]]):
     def __len__(self) -> int:
         return len(self.reader)
 
+    def filename(self, index: int) -> str:
+        """Return the path of an image, or its place where its file is part of another."""
+        name = self.reader.filename(index)
+        return str(index if name is None else name)
+
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         file, label = self.reader[index]
         with file:
-            return read_image(file, self.reader.filename(index)), label
+            return read_image(file, self.filename(index)), label
 
 
 def _read_everything(dataset: Any) -> None:

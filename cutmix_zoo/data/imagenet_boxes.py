@@ -34,8 +34,8 @@ class Annotated(Part):
     def boxes(self, index: int) -> list[Box]:
         """Return the boxes of the objects of the image's own class; of all objects if that is not known.
 
-        The numbers are taken as they are, as the later protocol of wsolevaluation takes them: columns from ``xmin`` up
-        to and without ``xmax``, rows likewise; what lies outside the image is cut off.
+        The numbers are taken as they are: columns from ``xmin`` up to and without ``xmax``, rows likewise; what lies
+        outside the image is cut off. The ``wsol`` protocol counts ``xmax`` and ``ymax`` in, as wsolevaluation does.
 
         Args:
             index: place in the dataset.
@@ -143,10 +143,9 @@ def _file_name(dataset: Any, index: int) -> str:
     """Say what file an image comes from."""
     while isinstance(dataset, Part):
         dataset, index = dataset.dataset, dataset.indices[index]
-    name_of = getattr(getattr(dataset, "reader", None), "filename", None)
-    if name_of is None:
+    if not hasattr(dataset, "filename"):
         raise UserError("only images from files can be matched with annotations: set data.name to imagenet or folder")
-    return str(name_of(index))
+    return str(dataset.filename(index))
 
 
 def _find_annotations(folder: Path) -> dict[str, Path]:

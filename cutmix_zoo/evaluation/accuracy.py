@@ -83,11 +83,12 @@ def tally(logits: Tensor, labels: Tensor) -> Tensor:
             f"the data has a label outside the model's {num_classes} classes: {int(outside[0])}; "
             "evaluate on the dataset that the model was trained for."
         )
-    likeliest = logits.topk(min(5, num_classes)).indices
-    hits = likeliest == labels[:, None]
+    taken_for = logits.argmax(1)
+    right = taken_for == labels
+    among_five = (logits.topk(min(5, num_classes)).indices == labels[:, None]).any(1)
     loss = F.cross_entropy(logits.double(), labels, reduction="sum")
-    sums = torch.stack([hits[:, 0].sum(), hits.sum(), loss, torch.tensor(len(labels))])
-    classes = [members.bincount(minlength=num_classes) for members in (labels[hits[:, 0]], labels, likeliest[:, 0])]
+    sums = torch.stack([right.sum(), among_five.sum(), loss, torch.tensor(len(labels))])
+    classes = [members.bincount(minlength=num_classes) for members in (labels[right], labels, taken_for)]
     return torch.cat([sums, *classes])
 
 
@@ -120,21 +121,23 @@ def measure_accuracy(subject: Subject, classes: Sequence[str] | None = None) -> 
 
     Args:
         subject: what is measured; all its images are.
-        classes: label names, one a class; ``None`` calls them by their numbers.
+        classes: label names of the first classes, or of all; the others are called by their numbers.
 
     Returns:
         Numbers: those of :func:`scores`, ``confusion`` (K lists of K numbers of images: a row is a label, a column what
         it was taken for; ``None`` for more than 200 classes), and ``classes``. A row a class that the split has or
-        the model names: ``class``, ``count``, and in percent ``recall`` and ``precision`` (``None`` where there is
-        nothing to divide by) and ``f1``.
+        the model names: ``index``, ``class``, ``count``, and in percent ``recall`` and ``precision`` (``None`` where
+        there is nothing to divide by) and ``f1``.
     """
     logits, labels = (torch.from_numpy(subject.clean[key]) for key in ("logits", "labels"))
     sums = tally(logits, labels)
     num_classes = logits.shape[1]
-    names = [str(number) for number in range(num_classes)] if classes is None else list(classes)
+    known = list(classes or ())
+    names = known[:num_classes] + [str(number) for number in range(len(known), num_classes)]
     recognised, present, taken = sums[_SUMS:].view(3, -1).tolist()
     rows = [
         {
+            "index": number,
             "class": names[number],
             "count": int(present[number]),
             "recall": _percent(recognised[number], present[number]),
@@ -150,7 +153,7 @@ def measure_accuracy(subject: Subject, classes: Sequence[str] | None = None) -> 
 
 def _confusion(logits: Tensor, labels: Tensor) -> list[list[int]]:
     num_classes = logits.shape[1]
-    pairs = labels * num_classes + logits.topk(1).indices[:, 0]
+    pairs = labels * num_classes + logits.argmax(1)
     return pairs.bincount(minlength=num_classes**2).view(num_classes, num_classes).tolist()
 
 

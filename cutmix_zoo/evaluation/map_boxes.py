@@ -142,7 +142,7 @@ def resized_boxes(boxes: NDArray[Any], image: tuple[int, int], size: tuple[int, 
     """Follow boxes through the resizing of their image as wsolevaluation does.
 
     Their numbers are scaled and rounded down. That code takes them, as those of :func:`wsol_boxes`, for the first and
-    the last row and column, so that a box is one row and one column too large, unless that is outside the image.
+    the last row and column, so that a box is one row and one column too large, also where that is outside the image.
 
     Args:
         boxes: (G, 4) top, left, bottom, right, half-open, in pixels of the image.
@@ -152,4 +152,4 @@ def resized_boxes(boxes: NDArray[Any], image: tuple[int, int], size: tuple[int, 
     Returns:
         (G, 4) in pixels of the resized image, half-open.
     """
-    return _enlarged((boxes * np.tile(size, 2) / np.tile(image, 2)).astype(np.int64), size)
+    return (boxes * np.tile(size, 2) / np.tile(image, 2)).astype(np.int64) + np.array([0, 0, 1, 1])

@@ -242,6 +242,10 @@ _MADE: dict[str, Callable[[Subject], OodSet]] = {
 }
 
 
+OOD_WORDS = tuple(_MADE)
+"""The sets that need no folder."""
+
+
 def _is_default(word: str, subject: Subject) -> bool:
     if word == "digits":
         of_digits = subject.settings.name.lower().rpartition("/")[2] in _OF_DIGITS

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cutmix_zoo.known import known_dataset
 
 if TYPE_CHECKING:
@@ -149,11 +151,12 @@ def paper_table(suite: str, record: Mapping[str, Any], architecture: str | None)
         architecture: of the network, by timm's name; ``None`` if it is not known.
 
     Returns:
-        The paper's numbers; ``None`` unless dataset, split, number of images, architecture and protocol are the
-        paper's. How the network was trained is not looked at: the paper's rows are named after that.
+        The paper's numbers; ``None`` unless dataset, split, number of images, their size and crop, architecture and
+        protocol are the paper's. How the network was trained is not looked at: the paper's rows are named after that.
 
     Example:
-        >>> record = {"dataset": "torch/cifar100", "split": "validation", "count": 10_000}
+        >>> images = {"dataset": "torch/cifar100", "split": "validation", "count": 10_000}
+        >>> record = {**images, "input_size": [3, 32, 32], "crop_pct": 1.0}
         >>> paper_table("accuracy", record, "cifar_resnet110_bottleneck").rows["CutMix"]
         (20.11, 4.43)
         >>> paper_table("accuracy", record, "cifar_resnet20") is None
@@ -163,9 +166,17 @@ def paper_table(suite: str, record: Mapping[str, Any], architecture: str | None)
     find = _FIND.get(suite)
     if find is None or architecture is None or record["split"] not in _VALIDATION:
         return None
-    if record.get("count") != _IMAGES.get(dataset):
+    if record.get("count") != _IMAGES.get(dataset) or not _is_prepared_as_there(suite, record, dataset):
         return None
     return find(record, dataset, architecture)
+
+
+def _is_prepared_as_there(suite: str, record: Mapping[str, Any], dataset: str) -> bool:
+    """Say whether images are resized and cropped as the paper does: 256 to 224, and those of CIFAR not at all."""
+    if suite == "localization":
+        return (record["input_size"], record["resized_to"]) == ([224, 224], [256, 256])
+    expected = ([3, 32, 32], 1.0) if dataset.startswith("cifar") else ([3, 224, 224], 0.875)
+    return (record.get("input_size"), record.get("crop_pct")) == expected
 
 
 def _dataset(name: str) -> str:
@@ -193,7 +204,9 @@ def _adversarial(record: Mapping[str, Any], dataset: str, architecture: str) -> 
 def _ood(record: Mapping[str, Any], dataset: str, architecture: str) -> PaperTable | None:
     if (dataset, architecture) != ("cifar100", "cifar_pyramidnet200_a240") or not record["paper_sets"]:
         return None
-    cells = {"mean of the seven": OOD_MEANS, **OOD_SETS}
+    natural = [row for name, row in OOD_SETS.items() if name not in ("uniform", "gaussian")]
+    means = np.mean(natural, axis=0).tolist()
+    cells = {"mean of the seven": OOD_MEANS, "mean without noise (calculated from the sets)": means, **OOD_SETS}
     return PaperTable(
         "Tables 12 and A2",
         "PyramidNet-200 (alpha 240) on CIFAR-100's test images. For each method in turn: TNR at 95 % TPR, AUROC, "

@@ -31,10 +31,13 @@ def report(folders: Sequence[Path], output: Path, csv: Path | None = None) -> No
         UserError: if a folder cannot be used, the folders are of different data, or a file exists already.
     """
     files = [file for file in (output, csv) if file is not None]
+    if csv is not None and csv.resolve() == output.resolve():
+        raise UserError(f"{output} cannot be both the page and the table; give --csv another file.")
     for file in files:
         refuse_existing(file)
     models = read_folders(folders)
-    command = shlex.join(["cutmix-zoo", "report", *map(str, folders), "--output", str(output)])
+    options = ["--output", str(output), *(["--csv", str(csv)] if csv is not None else [])]
+    command = shlex.join(["cutmix-zoo", "report", *map(str, folders), *options])
     texts = [make_page(models, command), csv_text(result_rows(models))]
     for file, text in zip(files, texts, strict=False):
         try:

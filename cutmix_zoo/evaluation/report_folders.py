@@ -189,12 +189,13 @@ def _read_run(folder: RunFolder) -> Run:
 
 def _find_run(folder: Path, about: Mapping[str, Any]) -> Run | None:
     """Find the run that made what was evaluated."""
-    if RunFolder(folder).recipe_file.is_file():
-        return _read_run(RunFolder(folder))
-    for place in (folder.resolve().parent, Path(about["model"])):
+    for place in (folder.resolve(), folder.resolve().parent, Path(about["model"])):
         run = RunFolder(place)
         weights = run.model / WEIGHTS_FILE
-        if run.recipe_file.is_file() and weights.is_file() and file_sha256(weights) == about.get("sha256"):
+        if not run.recipe_file.is_file():
+            continue
+        # somebody may have written the results of other weights into the folder of a run
+        if file_sha256(weights) == about.get("sha256") if weights.is_file() else place == folder.resolve():
             return _read_run(run)
     return None
 

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.evaluation import report_html as html
 from cutmix_zoo.evaluation.inline_svg import inline_svg
 from cutmix_zoo.evaluation.paper_numbers import PaperTable, paper_table
 from cutmix_zoo.evaluation.plots import draw_suite, draw_training, load_arrays
-from cutmix_zoo.evaluation.report_suites import SUITES, Metric, extended
+from cutmix_zoo.evaluation.report_suites import INPUT, SUITES, Metric, extended
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.training.recipe import recipe_dict, recipe_difference
 from cutmix_zoo.training.run import MAY_DIFFER
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
     from cutmix_zoo.evaluation.plots import Arrays
     from cutmix_zoo.evaluation.report_folders import Measured
     from cutmix_zoo.evaluation.report_suites import SuiteText
+    from cutmix_zoo.training.settings import Recipe
 
     Found = Mapping[str, Mapping[str, Any]]
     """What a suite found, by the model's name."""
 
 _NONE = "\N{EN DASH}"
 _FEW_ROWS = 12  # of a table that is not folded away
-_BEST_EPOCH = Metric("best_top1", "top-1 accuracy of the best epoch (%)", 2, "highest")
+_BEST_EPOCH = Metric("best_top1", "top-1 accuracy of the best epoch, chosen on these images (%)", 2, None)
 
 
 def make_page(models: Sequence[Measured], command: str) -> str:
@@ -78,8 +80,10 @@ def _record(suite: str, model: Measured) -> Mapping[str, Any] | None:
 def _accuracy_of_run(model: Measured, summary: Mapping[str, Any]) -> dict[str, Any]:
     names = {"val_loss": "loss", "val_images": "count"}
     numbers = {names.get(key, key): summary.get(key) for key in (*VALIDATED, "val_images")}
-    dataset, split = model.data
-    return {"model": model.name, "dataset": dataset, "split": split, **numbers, "rows": []}
+    assert model.run is not None, "a summary is that of a run"
+    data = model.run.recipe.data
+    prepared = {"input_size": list(input_spec(data).input_size), "crop_pct": data.crop_pct}
+    return {"model": model.name, "dataset": data.name, "split": model.data[1], **prepared, **numbers, "rows": []}
 
 
 @contextmanager
@@ -153,8 +157,9 @@ def _minus(text: str) -> str:
 
 def _seeds(models: Sequence[Measured]) -> str:
     """Say what one run a model is worth, and which models are the same recipe."""
-    text = "Each column is one run. How much a number varies from seed to seed is not known from one run."
-    left = [model for model in models if model.recipe is not None]
+    text = "How much a number varies from seed to seed is not known from one run of each recipe."
+    weights = {(model.about or {}).get("sha256") or model.name: model for model in models}
+    left = [model for model in weights.values() if model.recipe is not None]
     while left:
         first = left[0]
         others = {model.name: _recipe_difference(first, model, ("seed", *MAY_DIFFER)) for model in left}
@@ -188,7 +193,9 @@ def _suite(suite: str, models: Sequence[Measured]) -> Iterator[str]:
     if runs := [model.name for model in columns if suite not in model.records]:
         yield html.paragraph(f"Of {', '.join(runs)}: what the run found after its last epoch.", "soft")
     settings = [
-        (title, key) for key, title in text.settings.items() if any(_has(each, key) for each in records.values())
+        (title, key)
+        for key, title in {**text.settings, **INPUT}.items()
+        if any(_has(each, key) for each in records.values())
     ]
     yield html.table(
         text.title,
@@ -211,7 +218,7 @@ def _differing(text: SuiteText, records: Found) -> list[str]:
     """Name the settings that differ between models."""
     return [
         title
-        for key, title in text.settings.items()
+        for key, title in {**text.settings, **INPUT}.items()
         if len({_shown(record.get(key)) for record in records.values()}) > 1
     ]
 
@@ -252,7 +259,8 @@ def _paper(suite: str, models: Sequence[Measured], records: Found) -> Iterator[s
 def _draw(suite: str, records: Found, models: Sequence[Measured]) -> Iterator[str]:
     if find_spec("matplotlib") is None:
         return
-    arrays = {model.name: _arrays(model.folder / f"{suite}.npz") for model in models if suite == "localization"}
+    with_maps = [model for model in models if suite == "localization" and model.name in records]
+    arrays = {model.name: _arrays(model.folder / f"{suite}.npz") for model in with_maps}
     with_gaps = {model.name: records.get(model.name) for model in models}
     figures = draw_suite(suite, with_gaps, {name: each for name, each in arrays.items() if each})
     for picture, figure in figures.items():
@@ -344,14 +352,19 @@ _FROM_DATA = ("model.in_chans", "model.num_classes", "data.input_size", "data.me
 """What a recipe may leave to the data, and a run has filled in."""
 
 
+def _value(recipe: Recipe, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(recipe, section), name)
+
+
 def _recipes(models: Sequence[Measured]) -> Iterator[str]:
     yield html.heading("Recipes")
     first = models[0]
     for model in models[1:]:
         if first.recipe is None or model.recipe is None:
             continue
-        from_data = _FROM_DATA if None in (first.recipe.data.mean, model.recipe.data.mean) else ()
-        lines = _recipe_difference(first, model, ("name", "data.root", *from_data))
+        left_out = [key for key in _FROM_DATA if None in (_value(first.recipe, key), _value(model.recipe, key))]
+        lines = _recipe_difference(first, model, ("name", "data.root", *left_out))
         yield html.paragraph(f"{model.name} differs from {first.name} in{':' if lines else ' nothing.'}")
         if lines:
             yield html.bullets(lines)
@@ -383,5 +396,5 @@ def _commands(models: Sequence[Measured], command: str) -> Iterator[str]:
     if any(model.run for model in models):
         yield html.paragraph("Each recipe above is also the recipe.yaml of its run; with it in a file:", "soft")
         yield html.preformatted("cutmix-zoo train --config recipe.yaml")
-    lines = [str(model.about["command"]) for model in models if model.about and "command" in model.about]
+    lines = [str(model.about["command"]) for model in models if model.about and model.about.get("command")]
     yield html.preformatted("\n".join([*lines, command]))

@@ -85,7 +85,8 @@ class SuiteText:
 _NOT_IN_PAPER = "Not in the paper."
 _CURVES_ONLY = "The paper has curves of it and no numbers (figure 5, ResNet-50 on ImageNet)."
 _IMAGES = {"count": "images"}
-_ATTACKS = {"count": "fgsm", "pgd_count": "pgd"}
+_ATTACKS = {"images": "fgsm", "pgd_images": "pgd"}
+_ROWS = {"images": "images"}
 _RULES = {
     "paper": "the largest region over 0.15 of the map's maximum; IoU above 0.5",
     "wsol": "the largest contour over the threshold that is best for the set (MaxBoxAcc), IoU of at least 0.5; all "
@@ -107,7 +108,7 @@ SUITES: dict[str, SuiteText] = {
             Metric("loss", "cross-entropy (nats)", 4),
         ),
         _IMAGES,
-        ("class",),
+        ("index", "class"),
         {"recall": "recall (%)", "precision": "precision (%)", "f1": "F1 (%)"},
     ),
     "calibration": SuiteText(
@@ -150,7 +151,6 @@ SUITES: dict[str, SuiteText] = {
             Metric("full_box_gt_known", "GT-known of the full box (%)", 2, None),
         ),
         {
-            "localized_on": "images from",
             "protocol": "protocol",
             "rule": "rule",
             "map_size": "size of the map",
@@ -167,7 +167,7 @@ SUITES: dict[str, SuiteText] = {
             Metric("fgsm_top1_at_8", "top-1 accuracy, FGSM at 8/255 (%)", 2, "highest", "fgsm_top1_at_8"),
             Metric("pgd_top1_at_8", "top-1 accuracy, PGD at 8/255 (%)", 2, "highest", "pgd_top1_at_8"),
         ),
-        {"pgd_steps": "steps of PGD", "clipped": "pixels clipped", **_IMAGES, "pgd_count": "images, PGD"},
+        {"pgd_steps": "steps of PGD", "clipped": "pixels clipped", **_ROWS, "pgd_images": "images, PGD"},
         ("attack", "space", "budget"),
         {"top1": "top-1 accuracy (%)", "count": "images"},
     ),
@@ -182,7 +182,7 @@ SUITES: dict[str, SuiteText] = {
                 "mean_error_boundary", "mean top-1 error, boundary hidden (%)", 2, "lowest", "occlusion_error_boundary"
             ),
         ),
-        {"fill": "hidden pixels are", **_IMAGES},
+        {"fill": "hidden pixels are", **_ROWS},
         ("where", "side"),
         {"top1_error": "top-1 error (%)"},
         _CURVES_ONLY,
@@ -235,7 +235,7 @@ SUITES: dict[str, SuiteText] = {
             Metric("mean_error", "mean top-1 error, corrupted (%)", 2, "lowest", "corruption_error"),
             Metric("mce", "mCE (%)", 2, "lowest", "mce"),
         ),
-        {"source": "corruptions", "note": "note", **_IMAGES},
+        {"source": "corruptions", "note": "note", **_ROWS},
         ("corruption", "severity"),
         {"error": "top-1 error (%)"},
         _NOT_IN_PAPER,
@@ -257,6 +257,9 @@ SUITES: dict[str, SuiteText] = {
 }
 """In the order of the report."""
 
+INPUT = {"input_size": "size of the input", "crop_pct": "share of an image that the crop keeps"}
+"""Settings of every suite."""
+
 
 def extended(suite: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Add to a record what follows from it: errors beside accuracies, images that were measured, names of sets."""
@@ -266,11 +269,11 @@ def extended(suite: str, record: Mapping[str, Any]) -> dict[str, Any]:
     elif suite == "localization":
         more = {"rule": _RULES[record["protocol"]]}
     elif suite in ("occlusion", "corruption"):
-        more = {"count": _counts(rows)}
+        more = {"images": _counts(rows)}
     elif suite == "adversarial":
         more = {name: _counts([row for row in rows if row["attack"] == attack]) for name, attack in _ATTACKS.items()}
     elif suite == "ood":
-        more = {"sets": ", ".join(row["set"] for row in rows)}
+        more = {"sets": ", ".join(sorted(row["set"] for row in rows))}
     return {**record, **more}
 
 

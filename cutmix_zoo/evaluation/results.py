@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.torch
 
-from cutmix_zoo.data.datasets import Readable
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.findings import csv_text
 from cutmix_zoo.training.files import read_json, write_json, write_text
@@ -57,7 +56,7 @@ class ResultFolder:
         """Check that results may be written here: of the same model on the same data, and of suites not yet measured.
 
         Args:
-            about: ``model``, ``dataset`` and ``split`` of what is to be measured.
+            about: what is to be measured, such as ``model``, ``sha256``, ``dataset`` and ``split``.
             suites: what is to be measured.
 
         Raises:
@@ -80,8 +79,9 @@ class ResultFolder:
             raise UserError(f"cannot write {self.path}: {error}") from error
 
     def write_about(self, about: Mapping[str, Any]) -> None:
-        """Write what was measured, and where."""
-        write_json(self.about_file, about)
+        """Write what was measured, and where; what an earlier call wrote and this one does not know stays."""
+        before = read_json(self.about_file) if self.about_file.exists() else {}
+        write_json(self.about_file, {**before, **about})
 
     def write_predictions(self, rows: Rows, names: Sequence[str]) -> None:
         """Write ``index`` (N,), ``name`` (N,), ``label`` (N,) and ``logits`` (N, K) of every image.
@@ -98,25 +98,20 @@ class ResultFolder:
             logits=rows["logits"],
         )
 
-    def write(self, suite: str, head: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
+    def write(self, suite: str, head: Mapping[str, Any], findings: Findings) -> None:
         """Write ``<suite>.json``, and ``<suite>.csv`` and ``<suite>.npz`` where there is something for them.
 
         Args:
             suite: its name.
             head: what was measured: ``model``, ``dataset``, ``split``.
             findings: what was found.
-
-        Returns:
-            What the JSON file holds; the table is its ``rows``.
         """
-        record = findings.record(head)
-        write_json(self.suite_file(suite), record)
+        write_json(self.suite_file(suite), findings.record(head))
         if findings.rows:
             write_text(self.path / f"{suite}.csv", csv_text(findings.rows))
         if findings.arrays:
             arrays: dict[str, Any] = dict(findings.arrays)
             np.savez_compressed(self.path / f"{suite}.npz", **arrays)
-        return record
 
 
 def sample_names(dataset: Any, count: int) -> list[str]:
@@ -132,7 +127,7 @@ def sample_names(dataset: Any, count: int) -> list[str]:
 def _sample_name(dataset: Any, index: int) -> str:
     while hasattr(dataset, "indices"):  # a part of another dataset
         dataset, index = dataset.dataset, int(dataset.indices[index])
-    return str(dataset.reader.filename(index)) if isinstance(dataset, Readable) else str(index)
+    return str(dataset.filename(index)) if hasattr(dataset, "filename") else str(index)
 
 
 def weights_sha256(network: nn.Module) -> str:

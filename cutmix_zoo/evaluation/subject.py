@@ -105,7 +105,8 @@ class Subject:
             All rows, sorted by ``index``, the same in every process.
 
         Raises:
-            UserError: if images could not be read and ``skip_unreadable`` is False, or none could be.
+            UserError: if images could not be read and ``skip_unreadable`` is False, or none could be, or the dataset
+                does not have the images that it says.
         """
         return self._gather(samples, parts, name)[0]
 
@@ -133,6 +134,7 @@ class Subject:
         self._check_read(unreadable, len(samples))
         everything = [part for share, _ in shares for part in share]
         rows = {key: np.concatenate([part[key] for part in everything]) for key in everything[0]}
+        _check_complete(rows["index"], len(samples) - len(unreadable), name)
         order = np.argsort(rows["index"], kind="stable")
         return {key: values[order] for key, values in rows.items()}, unreadable
 
@@ -154,11 +156,22 @@ class Subject:
             }
             for batch in samples
         )
-        return self._gather(samples, parts, "clean")
+        rows, unreadable = self._gather(samples, parts, "clean")
+        bad = int((~np.isfinite(rows["logits"])).any(1).sum())
+        if bad:
+            raise UserError(
+                f"the logits of {bad} of {len(rows['index'])} images of {self.settings.name} are not finite: "
+                "the weights may be damaged."
+            )
+        return rows, unreadable
 
     @property
     def clean(self) -> Rows:
-        """``logits`` (N, K) float32 and ``labels`` (N,) of every image that can be read, unchanged."""
+        """``logits`` (N, K) float32 and ``labels`` (N,) of every image that can be read, unchanged.
+
+        Raises:
+            UserError: as :meth:`gather`, and if logits are not finite.
+        """
         return self._seen[0]
 
     @property
@@ -174,13 +187,29 @@ class Subject:
 
         Returns:
             The places in the dataset of those that can be read, in rising order.
+
+        Raises:
+            UserError: if none can be read.
         """
         chosen = fixed_subset(self.size, self.limit if limited else None)
-        return chosen[np.isin(chosen, self.clean["index"])]
+        readable = chosen[np.isin(chosen, self.clean["index"])]
+        if not len(readable):
+            raise UserError(f"none of the {len(chosen)} images that are to be measured can be read; measure more.")
+        return readable
 
     def with_data(self, dataset: Any, settings: DataSettings) -> Subject:
         """Measure the same classifier on other data."""
         return replace(self, dataset=dataset, settings=settings)
+
+
+def _check_complete(index: NDArray[np.int64], expected: int, name: str) -> None:
+    """Check that each image was seen once."""
+    seen = len(np.unique(index))
+    if seen != expected or seen != len(index):
+        raise UserError(
+            f"{name}: saw {seen} images of {expected}, {len(index) - seen} of them twice: the dataset does not hold "
+            "what it says."
+        )
 
 
 def is_random_access(dataset: Any) -> bool:

@@ -7,18 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cutmix_zoo.data.datasets import open_split
+from cutmix_zoo.data.corrupted import open_corrupted
+from cutmix_zoo.data.datasets import check_same_classes, open_split
 from cutmix_zoo.data.imagenet_boxes import with_boxes
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.accuracy import measure_accuracy
 from cutmix_zoo.evaluation.adversarial import measure_adversarial
 from cutmix_zoo.evaluation.calibration import measure_calibration
+from cutmix_zoo.evaluation.cam import check_has_cam
 from cutmix_zoo.evaluation.corruption import measure_corruption
 from cutmix_zoo.evaluation.in_between import measure_in_between
 from cutmix_zoo.evaluation.localization import measure_localization
 from cutmix_zoo.evaluation.occlusion import measure_occlusion
-from cutmix_zoo.evaluation.ood_sets import find_ood_folders, ood_sets
+from cutmix_zoo.evaluation.ood_sets import OOD_WORDS, find_ood_folders, ood_sets
 from cutmix_zoo.evaluation.out_of_distribution import measure_ood
 from cutmix_zoo.evaluation.probe import measure_probe
 from cutmix_zoo.evaluation.subject import is_random_access
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cutmix_zoo.evaluation.findings import Findings
+    from cutmix_zoo.evaluation.ood_sets import OodSet
     from cutmix_zoo.evaluation.subject import Subject
 
 BUDGETS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -44,7 +47,7 @@ class SuiteSettings:
         protocol: of ``localization``.
         boxes: folder of ImageNet's XML annotations, for ``localization`` on ImageNet.
         ood: what ``ood`` compares with: ``NAME=FOLDER``, ``NAME=WORD``, or a folder of such folders; ``None`` for what
-            can be made of the dataset itself.
+            can be made of the dataset itself. A word alone, such as ``uniform``, is a set of that name.
         corrupted: folder of ImageNet-C or CIFAR-C; ``None`` corrupts the images by our own means.
         probe_on: a dataset whose training split the linear probe is fitted on, and whose evaluation split it is
             measured on; ``None`` for the dataset that is evaluated.
@@ -83,17 +86,37 @@ class SuiteContext:
             return subject.with_data(with_boxes(subject.dataset, self.settings.boxes), subject.settings)
         return subject if hasattr(subject.dataset, "boxes") else None
 
+    @cached_property
+    def ood_sets(self) -> dict[str, OodSet]:
+        """What ``ood`` compares with."""
+        return ood_sets(None if self.settings.ood is None else _ood_specs(self.settings.ood), self.subject)
 
-def _ood(context: SuiteContext) -> Findings:
-    specs = None if context.settings.ood is None else _ood_specs(context.settings.ood)
-    return measure_ood(context.subject, ood_sets(specs, context.subject))
+    @cached_property
+    def probed(self) -> tuple[Subject, Subject]:
+        """What a probe is measured on, and what it is fitted on."""
+        subject, wanted = self.subject, self.settings.probe_on
+        data = subject.settings
+        if wanted is not None:
+            preprocessing: dict[str, Any] = {key: getattr(data, key) for key in (*DATA_KEYS, "workers")}
+            data = DataSettings(wanted, root=self.settings.probe_root, **preprocessing)
+            subject = subject.with_data(open_split(data, "val"), data)
+        if not is_random_access(subject.dataset):
+            raise UserError(f"a probe takes images by their places, and {data.name} is a stream.")
+        if data.train_split == data.val_split and not (data.val_fraction or data.fold):
+            raise UserError(
+                f"a probe would be fitted on what it is measured on, {data.val_split} of {data.name}; choose another "
+                "split with --split, or another dataset with --probe-on."
+            )
+        train = open_split(data, "train")
+        check_same_classes(train, subject.dataset)
+        return subject, subject.with_data(train, data)
 
 
 def _ood_specs(texts: Sequence[str]) -> dict[str, str]:
     specs: dict[str, str] = {}
     for text in texts:
         name, separator, where = text.partition("=")
-        found = {name: where} if separator else find_ood_folders(Path(text))
+        found = {name: where or name} if separator or name in OOD_WORDS else find_ood_folders(Path(text))
         if twice := sorted(set(found) & set(specs)):
             raise UserError(f"--ood names {', '.join(twice)} twice")
         specs.update(found)
@@ -101,23 +124,14 @@ def _ood_specs(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _localization(context: SuiteContext) -> Findings:
-    if context.localized is None:
-        raise UserError(
-            f"{context.subject.settings.name} has no boxes: localization is measured on cub200, on "
-            "fashion_mnist_canvas, or on ImageNet with --boxes FOLDER (of its XML annotations)."
-        )
+    assert context.localized is not None, "check_suites comes first"
     return measure_localization(context.localized, protocol=context.settings.protocol)
 
 
 def _probe(context: SuiteContext) -> Findings:
-    subject, wanted = context.subject, context.settings.probe_on
-    data = subject.settings
-    if wanted is not None:
-        preprocessing: dict[str, Any] = {key: getattr(data, key) for key in (*DATA_KEYS, "workers")}
-        data = DataSettings(wanted, root=context.settings.probe_root, **preprocessing)
-        subject = subject.with_data(open_split(data, "val"), data)
-    found = measure_probe(subject, subject.with_data(open_split(data, "train"), data))
-    return replace(found, numbers={**found.numbers, "probed_on": data.name})
+    measured, fitted = context.probed
+    found = measure_probe(measured, fitted)
+    return replace(found, numbers={**found.numbers, "probed_on": measured.settings.name})
 
 
 SUITES: dict[str, Callable[[SuiteContext], Findings]] = {
@@ -127,7 +141,7 @@ SUITES: dict[str, Callable[[SuiteContext], Findings]] = {
     "adversarial": lambda context: measure_adversarial(context.subject, budgets=context.settings.budgets),
     "occlusion": lambda context: measure_occlusion(context.subject, fill=context.settings.fill),
     "in_between": lambda context: measure_in_between(context.subject),
-    "ood": _ood,
+    "ood": lambda context: measure_ood(context.subject, context.ood_sets),
     "corruption": lambda context: measure_corruption(context.subject, context.settings.corrupted),
     "probe": _probe,
 }
@@ -138,17 +152,32 @@ ON_STREAMS = ("accuracy", "calibration")
 
 
 def possible_suites(context: SuiteContext) -> list[str]:
-    """List the suites that a dataset allows: without boxes no localization, and of a stream little."""
+    """List the suites that model and dataset allow: without boxes no localization, without a training split no probe."""
     if not is_random_access(context.subject.dataset):
         return list(ON_STREAMS)
-    return [name for name in SUITES if name != "localization" or context.localized is not None]
+    missing = set() if context.localized is not None and _has_cam(context.localized) else {"localization"}
+    if context.settings.probe_on is None:
+        try:
+            _ = context.probed
+        except UserError:
+            missing.add("probe")
+    return [name for name in SUITES if name not in missing]
+
+
+def _has_cam(subject: Subject) -> bool:
+    try:
+        check_has_cam(subject.classifier.network, subject.classifier.spec.input_size)
+    except UserError:
+        return False
+    return True
 
 
 def check_suites(suites: Sequence[str], context: SuiteContext) -> None:
-    """Check that a dataset allows what is asked for.
+    """Check, before anything is measured, that a dataset allows what is asked for, and that what suites take is there.
 
     Raises:
-        UserError: if a suite needs images by their places, and the dataset is a stream.
+        UserError: if a suite needs images by their places, and the dataset is a stream; or sets, boxes, corrupted
+            images or what a probe is fitted on cannot be opened.
     """
     needy = [name for name in suites if name not in ON_STREAMS]
     if needy and not is_random_access(context.subject.dataset):
@@ -156,3 +185,14 @@ def check_suites(suites: Sequence[str], context: SuiteContext) -> None:
             f"{', '.join(needy)} take images by their places, and {context.subject.settings.name} is a stream; "
             f"a stream allows {' and '.join(ON_STREAMS)}."
         )
+    if "localization" in suites and context.localized is None:
+        raise UserError(
+            f"{context.subject.settings.name} has no boxes: localization is measured on cub200, on "
+            "fashion_mnist_canvas, or on ImageNet with --boxes FOLDER (of its XML annotations)."
+        )
+    if "ood" in suites:
+        _ = context.ood_sets
+    if "corruption" in suites and context.settings.corrupted is not None:
+        open_corrupted(context.settings.corrupted)
+    if "probe" in suites:
+        _ = context.probed

@@ -16,6 +16,7 @@ from cutmix_zoo.training.run import RunFolder
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "blur", "contrast", "brightness", "pixelate", "jpeg")
+HEAD = {"dataset": "fashion_mnist", "split": "validation", "input_size": [1, 28, 28], "crop_pct": 1.0}
 OOD_KINDS = {"uniform": "noise", "gaussian": "noise", "shuffled": "shuffled", "digits": "images"}
 
 
@@ -25,6 +26,7 @@ def _accuracy(skill: float) -> Findings:
     right, there, taken = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     rows = [
         {
+            "index": i,
             "class": name,
             "count": int(there[i]),
             "recall": float(100 * right[i] / there[i]),
@@ -91,7 +93,6 @@ def _localization(skill: float) -> Findings:
         "threshold": 0.15,
         "centre_box_gt_known": 12.5,
         "full_box_gt_known": 3.25,
-        "localized_on": "fashion_mnist_canvas",
     }
     return Findings(numbers, rows, make_arrays(skill))
 
@@ -232,7 +233,7 @@ def make_findings(suite: str, skill: float = 0.9) -> Findings:
 def make_record(suite: str, skill: float = 0.9, **head: Any) -> dict[str, Any]:
     """What the JSON file of a suite holds."""
     findings = make_findings(suite, skill)
-    head = {"model": "model", "dataset": "fashion_mnist", "split": "validation", **head}
+    head = {**HEAD, "model": "model", **head}
     return json.loads(json.dumps(findings.record(head)))
 
 
@@ -240,7 +241,7 @@ def write_evaluation(
     folder: Path, model: str = "model", skill: float = 0.9, suites: Any = tuple(SUITES), **about: Any
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    head = {"model": model, "dataset": "fashion_mnist", "split": "validation", "count": 10_000}
+    head = {**HEAD, "model": model, "count": 10_000}
     head |= {key: about[key] for key in head if key in about}
     facts = {
         "parameters": 272_186,

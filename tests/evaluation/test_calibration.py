@@ -278,5 +278,5 @@ def test_two_images_that_are_both_right_or_both_wrong_give_finite_numbers(labels
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_not_finite_are_refused(value: float) -> None:
-    with pytest.raises(UserError, match="the logits of 1 of 2 images are not finite"):
+    with pytest.raises(UserError, match="the logits of 1 of 2 images of folder are not finite"):
         measure(np.array([[0.0, 1.0], [value, 0.0]], np.float32), [0, 0])

@@ -104,7 +104,7 @@ def test_boxes_are_resized_as_wsolevaluation_publishes() -> None:
     resized = resized_boxes(np.array([[2, 1, 3, 4]]), image=(20, 10), size=(10, 35))
     assert resized.dtype == np.int64
     assert resized.tolist() == from_corners([[3, 1, 14, 1]]).tolist()
-    assert resized_boxes(np.array([[0, 0, 20, 10]]), image=(20, 10), size=(10, 35)).tolist() == [[0, 0, 10, 35]]
+    assert resized_boxes(np.array([[0, 0, 20, 10]]), image=(20, 10), size=(10, 35)).tolist() == [[0, 0, 11, 36]]
 
 
 def test_boxes_follow_the_resizing_to_256_and_the_crop_of_224() -> None:

@@ -6,9 +6,29 @@ import pytest
 from cutmix_zoo.evaluation.ood_sets import PAPER_SETS
 from cutmix_zoo.evaluation.paper_numbers import OOD_MEANS, OOD_SETS, paper_table
 
-IMAGENET = {"dataset": "imagenet", "split": "validation", "count": 50_000}
-CIFAR100 = {"dataset": "torch/cifar100", "split": "validation", "count": 10_000}
-CUB = {"dataset": "cub200", "split": "validation", "count": 5794, "protocol": "paper", "map_size": [14, 14]}
+IMAGENET: dict[str, Any] = {
+    "dataset": "imagenet",
+    "split": "validation",
+    "count": 50_000,
+    "input_size": [3, 224, 224],
+    "crop_pct": 0.875,
+}
+CIFAR100: dict[str, Any] = {
+    "dataset": "torch/cifar100",
+    "split": "validation",
+    "count": 10_000,
+    "input_size": [3, 32, 32],
+    "crop_pct": 1.0,
+}
+CUB: dict[str, Any] = {
+    "dataset": "cub200",
+    "split": "validation",
+    "count": 5794,
+    "protocol": "paper",
+    "map_size": [14, 14],
+    "input_size": [224, 224],
+    "resized_to": [256, 256],
+}
 
 SETTINGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "Table 3": ("accuracy", IMAGENET, "resnet50"),
@@ -62,6 +82,7 @@ def test_errors_are_those_that_the_paper_states_elsewhere_too(
         {"split": "0.2 of train"},  # which also has 10,000 images
         {"count": 2000},
         {"count": None},
+        {"input_size": [3, 288, 288]},
     ],
 )
 @pytest.mark.parametrize("name", SETTINGS)

@@ -57,13 +57,14 @@ def test_errors_are_what_is_missing_to_all() -> None:
 
 def test_images_that_were_measured_are_those_of_the_rows() -> None:
     record = {"count": 10_000, "rows": [{"attack": "fgsm", "count": 10_000}, {"attack": "pgd", "count": 2000}]}
-    assert extended("adversarial", record)["count"] == "10,000"
-    assert extended("adversarial", record)["pgd_count"] == "2,000"
-    assert extended("occlusion", record)["count"] == "10,000 or 2,000"
-    assert extended("corruption", {"rows": []})["count"] is None
+    assert extended("adversarial", record)["images"] == "10,000"
+    assert extended("adversarial", record)["pgd_images"] == "2,000"
+    assert extended("occlusion", record)["images"] == "10,000 or 2,000"
+    assert extended("corruption", {"rows": []})["images"] is None
+    assert extended("adversarial", record)["count"] == 10_000
 
 
 def test_a_localization_says_its_rule_and_detection_its_sets() -> None:
     assert "0.15" in extended("localization", {"protocol": "paper", "rows": []})["rule"]
     assert "MaxBoxAcc" in extended("localization", {"protocol": "wsol", "rows": []})["rule"]
-    assert extended("ood", {"rows": [{"set": "uniform"}, {"set": "digits"}]})["sets"] == "uniform, digits"
+    assert extended("ood", {"rows": [{"set": "uniform"}, {"set": "digits"}]})["sets"] == "digits, uniform"

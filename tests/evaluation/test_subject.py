@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import cutmix_zoo.evaluation.subject
 from cutmix_zoo.data.datasets import open_split
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import UserError
@@ -85,6 +86,29 @@ def test_a_set_of_which_nothing_can_be_read_is_an_error(damaged: Subject) -> Non
     samples = skipping.samples([1])
     with pytest.raises(UserError, match="1 of 1 images cannot be read"):
         skipping.gather(samples, ({"index": batch.index} for batch in samples), "nothing")
+
+
+def test_a_dataset_that_does_not_hold_what_it_says_is_an_error() -> None:
+    measured = subject()
+    samples = measured.samples([3, 1, 3])
+    with pytest.raises(UserError, match="twice: saw 2 images of 3, 1 of them twice"):
+        measured.gather(samples, ({"index": batch.index} for batch in samples), "twice")
+    samples = measured.samples([3, 1])
+    with pytest.raises(UserError, match="half: saw 1 images of 2, 0 of them twice"):
+        measured.gather(samples, ({"index": batch.index[:1]} for batch in samples), "half")
+
+
+def test_nothing_to_measure_is_an_error(damaged: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutmix_zoo.evaluation.subject, "fixed_subset", lambda size, limit: np.array([1]))
+    with pytest.raises(UserError, match="none of the 1 images that are to be measured can be read"):
+        replace(damaged, skip_unreadable=True, limit=1).chosen()
+
+
+def test_weights_that_are_damaged_are_noticed() -> None:
+    table = TABLE.clone()
+    table[4, 1] = torch.nan
+    with pytest.raises(UserError, match="the logits of 1 of 23 images of folder are not finite"):
+        _ = lookup_subject(table, numbered_images(LABELS)).clean
 
 
 def test_a_subject_can_be_measured_on_other_data() -> None:

@@ -48,13 +48,45 @@ def test_without_boxes_localization_is_refused_and_not_among_all(image_folder: P
     assert plain.localized is None
     assert possible_suites(plain) == [name for name in SUITES if name != "localization"]
     with pytest.raises(UserError, match="folder has no boxes: "):
-        SUITES["localization"](plain)
+        check_suites(["localization"], plain)
 
 
 def test_the_protocol_of_localization_is_chosen(canvas: DataSettings) -> None:
     numbers = SUITES["localization"](context(canvas, protocol="wsol")).numbers
     assert numbers["protocol"] == "wsol"
     assert "max_box_acc_v2" in numbers
+
+
+def test_without_a_training_split_there_is_no_probe(image_folder: Path) -> None:
+    images = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    settings = DataSettings("folder", root=str(image_folder), workers=0, **images)
+    with pytest.raises(UserError, match="would be fitted on what it is measured on, train of folder"):
+        check_suites(["probe"], context(replace(settings, val_split="train")))
+    (image_folder / "train").rename(image_folder / "other")
+    assert "probe" not in possible_suites(context(settings))
+    with pytest.raises(UserError, match="no split 'train'"):
+        check_suites(["probe"], context(settings))
+
+
+def test_a_probe_on_a_stream_is_refused(fashion: DataSettings, webdataset_folder: Path) -> None:
+    with pytest.raises(UserError, match="wds/ is a stream"):
+        check_suites(["probe"], context(fashion, probe_on="wds/", probe_root=str(webdataset_folder)))
+
+
+def test_imagenet_is_localized_with_its_annotations(image_folder: Path, tmp_path: Path) -> None:
+    images = {"input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    for number, file in enumerate(sorted((image_folder / "val").rglob("*.png"))):
+        named = file.with_name(f"ILSVRC2012_val_{number:08d}.png")
+        file.rename(named)
+        box = "<xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>17</ymax>"
+        (tmp_path / f"{named.stem}.xml").write_text(
+            f"<annotation><size><width>26</width><height>23</height><depth>3</depth></size>"
+            f"<object><name>n01440764</name><bndbox>{box}</bndbox></object></annotation>"
+        )
+    settings = DataSettings("folder", root=str(image_folder), workers=0, **images)
+    annotated = context(settings, limit=6, boxes=tmp_path)
+    assert "localization" in possible_suites(annotated)
+    assert SUITES["localization"](annotated).numbers["count"] == 6
 
 
 def test_of_a_stream_only_what_reads_in_order_is_possible(webdataset_folder: Path) -> None:
@@ -82,7 +114,7 @@ def test_sets_are_named_by_themselves_or_by_a_folder_of_them(fashion: DataSettin
 
 def test_released_corruptions_are_read_from_their_folder(fashion: DataSettings, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=str(tmp_path)):
-        SUITES["corruption"](context(fashion, corrupted=tmp_path))
+        check_suites(["corruption"], context(fashion, corrupted=tmp_path))
     assert SUITES["corruption"](context(fashion)).numbers["source"] == "own"
 
 
