@@ -152,7 +152,7 @@ ON_STREAMS = ("accuracy", "calibration")
 
 
 def possible_suites(context: SuiteContext) -> list[str]:
-    """List the suites that a model and its data allow: no localization without boxes, no probe without training data."""
+    """List the suites that model and data allow: no localization without boxes, no probe without a training split."""
     if not is_random_access(context.subject.dataset):
         return list(ON_STREAMS)
     missing = set() if context.localized is not None and _has_cam(context.localized) else {"localization"}
