@@ -358,7 +358,8 @@ def _summarize(record: Mapping[str, Any]) -> str:
     flat = {
         f"{name}.{key}": value for name, part in record.items() if isinstance(part, dict) for key, value in part.items()
     }
-    numbers = {key: value for key, value in {**record, **flat}.items() if isinstance(value, float)}
+    shown = {**record, **flat}.items()
+    numbers = {key: value for key, value in shown if isinstance(value, float) and key != "crop_pct"}
     return "  ".join(f"{key} {value:.4g}" for key, value in numbers.items())
 
 
