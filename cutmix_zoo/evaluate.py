@@ -15,6 +15,7 @@ import torch
 
 from cutmix_zoo.checks import require_count, whole_number
 from cutmix_zoo.data.datasets import check_labels, class_names, open_split
+from cutmix_zoo.data.imagenet_boxes import with_boxes
 from cutmix_zoo.data.settings import DataSettings, input_spec, validation_name
 from cutmix_zoo.errors import UserError, did_you_mean, one_line, run_command
 from cutmix_zoo.evaluation.classifier import Classifier
@@ -56,6 +57,7 @@ class EvaluateOptions:
         samples: how many images the suites ``localization``, ``occlusion``, ``in_between`` and ``corruption`` and PGD
             measure, and the probe trains on; the same ones for every model; ``None`` for all.
         skip_unreadable: leave out images that cannot be read, instead of stopping.
+        boxes: folder of ImageNet's XML annotations, for ``localization`` on ImageNet.
         suites: what the suites are told.
         command: what is noted as the command that makes the results again.
 
@@ -70,6 +72,7 @@ class EvaluateOptions:
     workers: int | None = None
     samples: int | None = SAMPLES
     skip_unreadable: bool = False
+    boxes: Path | None = None
     suites: SuiteSettings = field(default_factory=SuiteSettings)
     command: str | None = None
 
@@ -168,6 +171,8 @@ def _open(
     settings = _data_settings(network, on, recipe, options)
     with accelerator.local_main_process_first():
         dataset = open_split(settings, "val")
+    if options.boxes is not None:
+        dataset = with_boxes(dataset, options.boxes)
     names = class_names(dataset, settings)
     if knows_classes:
         _check_classes(network, names, settings.name)
@@ -320,7 +325,6 @@ def _options(given: argparse.Namespace, arguments: Sequence[str]) -> EvaluateOpt
         budgets=given.budgets or SuiteSettings.budgets,
         fill=given.fill,
         protocol=given.protocol,
-        boxes=given.boxes,
         ood=None if given.ood is None else tuple(given.ood),
         corrupted=given.corrupted,
         probe_on=given.probe_on,
@@ -335,6 +339,7 @@ def _options(given: argparse.Namespace, arguments: Sequence[str]) -> EvaluateOpt
         workers=given.workers,
         samples=given.samples,
         skip_unreadable=given.skip_unreadable,
+        boxes=given.boxes,
         suites=suites,
     )
 

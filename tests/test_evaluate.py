@@ -170,6 +170,24 @@ def test_what_a_suite_takes_is_looked_for_before_anything_is_measured(
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["command"].endswith("--ood uniform")
 
 
+def test_imagenet_is_localized_with_its_annotations(exported: Path, image_folder: Path, tmp_path: Path) -> None:
+    for number, file in enumerate(sorted((image_folder / "val").rglob("*.png"))):
+        named = file.rename(file.with_name(f"ILSVRC2012_val_{number:08d}.png"))
+        box = "<xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>17</ymax>"
+        (tmp_path / f"{named.stem}.xml").write_text(
+            "<annotation><size><width>26</width><height>23</height><depth>3</depth></size>"
+            f"<object><name>n01440764</name><bndbox>{box}</bndbox></object></annotation>"
+        )
+    model = export(tmp_path / "zoo", label_names=["ant", "bee", "cat", *"defghij"])
+    arguments = [str(model), "--on", "folder", "--root", str(image_folder), "--suite", "localization", "--workers", "0"]
+    with pytest.raises(UserError, match="folder has no boxes"):
+        command(arguments)
+    command([*arguments, "--boxes", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out" / "localization.json").read_text())["count"] == 6
+    with np.load(tmp_path / "out" / "predictions.npz") as predictions:
+        assert all(name.endswith(".png") for name in predictions["name"])
+
+
 def test_suites_can_be_added_to_a_folder_but_not_of_another_model(
     exported: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -89,7 +89,9 @@ def with_boxes(dataset: Any, folder: Path) -> Annotated:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: expected the one that holds ImageNet's XML annotations")
-    names = [Path(_file_name(dataset, index)) for index in range(len(dataset))]
+    if not hasattr(dataset, "filename"):
+        raise UserError("only images from files can be matched with annotations: set data.name to imagenet or folder")
+    names = [Path(dataset.filename(index)) for index in range(len(dataset))]
     annotations = _find_annotations(folder)
     missing = [name.stem for name in names if name.stem not in annotations]
     if missing:
@@ -137,15 +139,6 @@ def _text(entry: ElementTree.Element, path: str) -> str:
     if text is None:
         raise ValueError(f"{entry.tag} has no {path}")
     return text.strip()
-
-
-def _file_name(dataset: Any, index: int) -> str:
-    """Say what file an image comes from."""
-    while isinstance(dataset, Part):
-        dataset, index = dataset.dataset, dataset.indices[index]
-    if not hasattr(dataset, "filename"):
-        raise UserError("only images from files can be matched with annotations: set data.name to imagenet or folder")
-    return str(dataset.filename(index))
 
 
 def _find_annotations(folder: Path) -> dict[str, Path]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cutmix_zoo.checks import require, require_count, require_positive
-from cutmix_zoo.evaluation.findings import Findings
+from cutmix_zoo.evaluation.findings import Findings, percent
 from cutmix_zoo.keys import Stream, generator_for
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def measure_adversarial(
     ]
     at_8 = {row["attack"]: row["top1"] for row in rows if row["space"] == "pixel" and row["budget"] == 8}
     numbers = {
-        "clean_top1": _percent(clean["logits"].argmax(1) == clean["labels"]),
+        "clean_top1": percent(clean["logits"].argmax(1) == clean["labels"]),
         "fgsm_top1_at_8": at_8.get("fgsm"),
         "pgd_top1_at_8": at_8.get("pgd"),
         "pgd_steps": pgd_steps,
@@ -233,7 +233,7 @@ def _rows(
         found = subject.gather(samples, parts, changing[0].attack)
         predictions.update(zip(changing, found["predictions"].T, strict=True))
     return [
-        {**condition._asdict(), "top1": _percent(predictions[condition] == labels), "count": len(labels)}
+        {**condition._asdict(), "top1": percent(predictions[condition] == labels), "count": len(labels)}
         for condition in conditions
     ]
 
@@ -267,10 +267,6 @@ def _pgd_inputs(
 def _classify(classifier: Classifier, pixels: Tensor) -> Tensor:
     logits: Tensor = classifier.network(classifier.normalize(pixels))
     return logits
-
-
-def _percent(hits: NDArray[np.bool_]) -> float:
-    return 100 * int(hits.sum()) / len(hits)
 
 
 def _check_budgets(name: str, budgets: Sequence[float]) -> None:

@@ -15,7 +15,7 @@ from cutmix_zoo.data.sampler import fixed_subset
 from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.data.transforms import ToMode
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.evaluation.findings import Findings
+from cutmix_zoo.evaluation.findings import Findings, percent
 from cutmix_zoo.evaluation.own_corruptions import OWN_CORRUPTIONS, corrupt
 
 if TYPE_CHECKING:
@@ -117,11 +117,7 @@ def _over_severities(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def _clean_error(subject: Subject) -> float:
     wrong = subject.clean["logits"].argmax(1) != subject.clean["labels"]
-    return _percent(wrong[np.isin(subject.clean["index"], subject.chosen())])
-
-
-def _percent(wrong: NDArray[np.bool_]) -> float:
-    return 100 * int(wrong.sum()) / len(wrong)
+    return percent(wrong[np.isin(subject.clean["index"], subject.chosen())])
 
 
 def _rows_of_own(subject: Subject) -> list[dict[str, Any]]:
@@ -164,7 +160,7 @@ def _is_wrong(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def _row(corruption: str, severity: int, wrong: NDArray[np.bool_]) -> dict[str, Any]:
-    return {"corruption": corruption, "severity": severity, "error": _percent(wrong), "count": len(wrong)}
+    return {"corruption": corruption, "severity": severity, "error": percent(wrong), "count": len(wrong)}
 
 
 class _CropOnly:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -34,6 +35,11 @@ class Findings:
             head: what was measured, such as ``model``, ``dataset`` and ``split``; it goes first.
         """
         return {**head, **self.numbers, "rows": list(self.rows)}
+
+
+def percent(hits: NDArray[np.bool_]) -> float:
+    """Say in percent how many of (N,) values are true."""
+    return 100 * int(hits.sum()) / len(hits)
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:

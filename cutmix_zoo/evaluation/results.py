@@ -115,19 +115,14 @@ class ResultFolder:
 
 
 def sample_names(dataset: Any, count: int) -> list[str]:
-    """Name the images of a split: by their paths where they have any, else by their places in the dataset.
+    """Name the images of a split: by their paths where they have any, else by their places in it.
 
     Args:
         dataset: what :func:`cutmix_zoo.data.datasets.open_split` returned.
         count: its number of images.
     """
-    return [_sample_name(dataset, index) for index in range(count)]
-
-
-def _sample_name(dataset: Any, index: int) -> str:
-    while hasattr(dataset, "indices"):  # a part of another dataset
-        dataset, index = dataset.dataset, int(dataset.indices[index])
-    return str(dataset.filename(index)) if hasattr(dataset, "filename") else str(index)
+    name_of = getattr(dataset, "filename", str)
+    return [name_of(index) for index in range(count)]
 
 
 def weights_sha256(network: nn.Module) -> str:

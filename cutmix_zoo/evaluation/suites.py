@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cutmix_zoo.data.corrupted import open_corrupted
 from cutmix_zoo.data.datasets import check_same_classes, open_split
-from cutmix_zoo.data.imagenet_boxes import with_boxes
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.accuracy import measure_accuracy
@@ -45,7 +44,6 @@ class SuiteSettings:
         budgets: of FGSM, in 1/255 of the range of a pixel.
         fill: of the holes of ``occlusion``: the ``mean`` colour or ``black``.
         protocol: of ``localization``.
-        boxes: folder of ImageNet's XML annotations, for ``localization`` on ImageNet.
         ood: what ``ood`` compares with: ``NAME=FOLDER``, ``NAME=WORD``, or a folder of such folders; ``None`` for what
             can be made of the dataset itself. A word alone, such as ``uniform``, is a set of that name.
         corrupted: folder of ImageNet-C or CIFAR-C; ``None`` corrupts the images by our own means.
@@ -57,7 +55,6 @@ class SuiteSettings:
     budgets: tuple[float, ...] = BUDGETS
     fill: Literal["mean", "black"] = "mean"
     protocol: Literal["paper", "wsol"] = "paper"
-    boxes: Path | None = None
     ood: tuple[str, ...] | None = None
     corrupted: Path | None = None
     probe_on: str | None = None
@@ -80,11 +77,8 @@ class SuiteContext:
 
     @cached_property
     def localized(self) -> Subject | None:
-        """The subject on images with boxes: those of the dataset, or of ImageNet's annotations."""
-        subject = self.subject
-        if self.settings.boxes is not None:
-            return subject.with_data(with_boxes(subject.dataset, self.settings.boxes), subject.settings)
-        return subject if hasattr(subject.dataset, "boxes") else None
+        """The subject, if its images have boxes."""
+        return self.subject if hasattr(self.subject.dataset, "boxes") else None
 
     @cached_property
     def ood_sets(self) -> dict[str, OodSet]:

@@ -73,22 +73,6 @@ def test_a_probe_on_a_stream_is_refused(fashion: DataSettings, webdataset_folder
         check_suites(["probe"], context(fashion, probe_on="wds/", probe_root=str(webdataset_folder)))
 
 
-def test_imagenet_is_localized_with_its_annotations(image_folder: Path, tmp_path: Path) -> None:
-    images = {"input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    for number, file in enumerate(sorted((image_folder / "val").rglob("*.png"))):
-        named = file.with_name(f"ILSVRC2012_val_{number:08d}.png")
-        file.rename(named)
-        box = "<xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>17</ymax>"
-        (tmp_path / f"{named.stem}.xml").write_text(
-            f"<annotation><size><width>26</width><height>23</height><depth>3</depth></size>"
-            f"<object><name>n01440764</name><bndbox>{box}</bndbox></object></annotation>"
-        )
-    settings = DataSettings("folder", root=str(image_folder), workers=0, **images)
-    annotated = context(settings, limit=6, boxes=tmp_path)
-    assert "localization" in possible_suites(annotated)
-    assert SUITES["localization"](annotated).numbers["count"] == 6
-
-
 def test_of_a_stream_only_what_reads_in_order_is_possible(webdataset_folder: Path) -> None:
     images = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     stream = context(DataSettings("wds/", root=str(webdataset_folder), **images))
