@@ -82,7 +82,7 @@ def draw_mixed(
             _draw_image(axis, images[i])
             axis.set_title(_caption(plan, i, labels, class_names), fontsize=9)
             _outline(axis, plan.boxes[i].tolist())
-    figure.suptitle(title)
+    figure.suptitle(title, wrap=True)
     _save(figure, file)
 
 
@@ -141,7 +141,7 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], file: Path, *, title: str 
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.suptitle(title)
+    figure.suptitle(title, wrap=True)
     _save(figure, file)
 
 
@@ -202,7 +202,7 @@ def draw_gallery(
     for name, mix in mixes.items():
         plan = _first_that_mixes(mix, tinted)
         what = (inspect.getdoc(type(mix)) or "").partition("\n")[0]
-        rows.append(_Row(name, _lines(what), _lines(_settings(mix)), plan.apply(tinted), plan))
+        rows.append(_Row(name, _lines(what), _lines(changed_settings(mix)), plan.apply(tinted), plan))
     top = 0.6
     figure = _figure(_LEFT + _CELL * len(images), top + sum(row.height for row in rows))
     figure.set_layout_engine("none")  # every place is known
@@ -234,14 +234,20 @@ def _first_that_mixes(mix: MixMethod, images: Tensor) -> MixPlan:
     return next((plan for plan in plans if not isinstance(plan, IdentityPlan)), IdentityPlan(size, height, width))
 
 
-def _settings(value: object) -> str:
-    """Write a method as the Python that makes it, without the settings that are the default."""
+def changed_settings(value: object) -> str:
+    """Write a mixing method as the Python that makes it, without the settings that are the default.
+
+    Example:
+        >>> from cutmix_zoo.mixing import CutMix
+        >>> changed_settings(CutMix(alpha=1.0, prob=0.5))
+        'CutMix(prob=0.5)'
+    """
     if isinstance(value, tuple):
-        return f"({', '.join(map(_settings, value))}{',' * (len(value) == 1)})"
+        return f"({', '.join(map(changed_settings, value))}{',' * (len(value) == 1)})"
     if not is_dataclass(value):
         return repr(value)
     values = {field.name: (getattr(value, field.name), field.default) for field in fields(value)}
-    given = [f"{name}={_settings(item)}" for name, (item, default) in values.items() if item != default]
+    given = [f"{name}={changed_settings(item)}" for name, (item, default) in values.items() if item != default]
     return f"{type(value).__name__}({', '.join(given)})"
 
 

@@ -11,7 +11,7 @@ from cutmix_zoo.data.loaders import train_loader
 from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.mixing import IdentityPlan, collate_samples
 from cutmix_zoo.mixing.feature import deepest
-from cutmix_zoo.pictures import draw_mixed
+from cutmix_zoo.pictures import changed_settings, draw_mixed
 from cutmix_zoo.training.mix import draw_mix
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def draw_preview(recipe: Recipe, splits: Splits, file: Path) -> None:
     step = next((step for step, plan in enumerate(plans) if not isinstance(plan, IdentityPlan)), 0)
     images, labels = next(loader.epoch(0, start_step=step))
     plan = draw_mix(recipe, images, epoch=0, step=step, sizes=sizes)
-    method = "no mixing" if recipe.mix is None else str(recipe.mix)
+    method = "no mixing" if recipe.mix is None else changed_settings(recipe.mix)
     draw_mixed(
         plan.apply(images), labels, plan, splits.classes, file, title=f"{recipe.name}, step {step + 1}: {method}"
     )

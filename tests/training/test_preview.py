@@ -39,6 +39,7 @@ def test_the_picture_is_the_first_mixed_batch_of_the_run(tiny_recipe: Recipe, dr
     assert isinstance(plan, BoxPlan)
     assert (file, classes[0]) == (tmp_path / "p.png", "T-shirt/top")
     assert options["title"].startswith("quickstart, step ")
+    assert options["title"].endswith(": CutMix(prob=0.5, pairing='permutation')")
     assert tiny_recipe.mix is not None
     collate = MixCollate(tiny_recipe.mix, 10, seed=tiny_recipe.seed)
     loader = train_loader(splits.train, tiny_recipe.data, collate_fn=collate, num_classes=10, seed=tiny_recipe.seed)
