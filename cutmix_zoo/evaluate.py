@@ -94,8 +94,8 @@ def evaluate(
     Args:
         model: a timm name with weights, the folder of a run or of an exported model, or a Hub id ``OWNER/NAME``.
         on: a dataset, by any name that a recipe takes; ``None`` takes that of the run.
-        suites: names of :data:`~cutmix_zoo.evaluation.suites.SUITES`; ``None`` for all that the dataset allows and that
-            the folder has not yet.
+        suites: names of :data:`~cutmix_zoo.evaluation.suites.SUITES`; ``None`` for all that model and data allow and
+            that the folder has not yet.
         output: a folder for the results. ``evaluation.json`` says what was measured; a suite has its numbers in
             ``<suite>.json``, its table also in ``<suite>.csv``, arrays in ``<suite>.npz``, and pictures in ``plots/``
             where matplotlib is installed. ``predictions.npz`` has ``index`` (N,), the places of the images in the
@@ -105,8 +105,9 @@ def evaluate(
 
     Returns:
         What the JSON files hold, by suite: ``model``, ``dataset``, ``split``, ``input_size`` (channels, height, width),
-        ``crop_pct``, ``count`` (images of the split that can be read, unless the suite says otherwise), and the
-        suite's own.
+        ``crop_pct``, ``count`` (images that the suite measured: all of the split that can be read, ``samples`` of them,
+        or those of another dataset), and the suite's own. ``ood``, ``corruption`` and ``probe``, which read images
+        beside those of the split, say in ``unreadable`` which of them were left out.
 
     Raises:
         UserError: if the model or the data cannot be had or do not belong together, a suite cannot be made of them, or
@@ -267,7 +268,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--suite",
         default="accuracy",
         metavar="NAME[,NAME]",
-        help=f"what to measure: {', '.join(SUITES)}, or all that the dataset allows (default: accuracy)",
+        help=f"what to measure: {', '.join(SUITES)}, or all that model and data allow (default: accuracy)",
     )
     add("--output", type=Path, metavar="DIR", help="also write numbers, tables, predictions and pictures")
     add("--root", metavar="DIR", help="the dataset's folder")
@@ -286,7 +287,27 @@ def make_parser() -> argparse.ArgumentParser:
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read, instead of stopping")
     part = parser.add_argument_group("what single suites take")
     add = part.add_argument
-    add("--budgets", type=_budgets, metavar="N,N", help="adversarial: of FGSM, in 1/255 (default: 0,1,2,4,8,16)")
+    add(
+        "--budgets",
+        type=_budgets,
+        default=SuiteSettings.budgets,
+        metavar="N,N",
+        help="adversarial: of FGSM, in 1/255 (default: 0,1,2,4,8,16)",
+    )
+    add(
+        "--pgd-budgets",
+        type=_budgets,
+        default=SuiteSettings.pgd_budgets,
+        metavar="N,N",
+        help="adversarial: of PGD, in 1/255 (default: 0,2,8)",
+    )
+    add(
+        "--pgd-steps",
+        type=whole_number(1),
+        default=SuiteSettings.pgd_steps,
+        metavar="N",
+        help="adversarial: of PGD, a gradient each (default: %(default)s)",
+    )
     add("--fill", choices=["mean", "black"], default="mean", help="occlusion: of the holes (default: mean)")
     add("--protocol", choices=["paper", "wsol"], default="paper", help="localization (default: paper)")
     add("--boxes", type=Path, metavar="DIR", help="localization on ImageNet: its XML annotations")
@@ -297,7 +318,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="ood: NAME=FOLDER_OF_IMAGES, a folder of such folders, or one of the words uniform, gaussian, shuffled, "
         "inverted, digits and held_out_classes; may be given several times (default: what can be made of the dataset)",
     )
-    add("--corrupted", type=Path, metavar="DIR", help="corruption: ImageNet-C or CIFAR-C (default: our own)")
+    add(
+        "--corrupted",
+        type=Path,
+        metavar="DIR",
+        help="corruption: the dataset's ImageNet-C or CIFAR-C (default: our own)",
+    )
     add("--probe-on", metavar="DATASET", help="probe: fit and measure on this dataset (default: the one of --on)")
     add("--probe-root", metavar="DIR", help="probe: its folder")
     return parser
@@ -322,7 +348,9 @@ _budgets.__name__ = "list of numbers"
 
 def _options(given: argparse.Namespace, arguments: Sequence[str]) -> EvaluateOptions:
     suites = SuiteSettings(
-        budgets=given.budgets or SuiteSettings.budgets,
+        budgets=given.budgets,
+        pgd_budgets=given.pgd_budgets,
+        pgd_steps=given.pgd_steps,
         fill=given.fill,
         protocol=given.protocol,
         ood=None if given.ood is None else tuple(given.ood),

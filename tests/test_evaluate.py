@@ -1,10 +1,12 @@
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from PIL import Image
 
 import cutmix_zoo.evaluate
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.evaluate import EvaluateOptions, command, evaluate
+from cutmix_zoo.evaluate import EvaluateOptions, command, evaluate, make_parser
 from cutmix_zoo.evaluation.suites import SUITES
 from cutmix_zoo.models import export_model
 
@@ -98,7 +100,9 @@ def test_every_suite_leaves_its_numbers_table_and_pictures(exported: Path, tiny_
     options = EvaluateOptions(root=str(tiny_data), workers=0, samples=25)
     found = evaluate(str(exported), "fashion_mnist", None, tmp_path, options)
     assert list(found) == [name for name in SUITES if name != "localization"]
+    some = ("occlusion", "in_between", "corruption")
     for name, record in found.items():
+        assert record["count"] == (25 if name in some else 30)
         assert json.loads((tmp_path / f"{name}.json").read_text()) == record
         assert (record["model"], record["dataset"], record["split"]) == (str(exported), "fashion_mnist", "validation")
         head = (tmp_path / f"{name}.csv").read_text().partition("\n")[0]
@@ -245,6 +249,28 @@ def test_images_that_cannot_be_read_are_counted_and_by_a_flag_left_out(
     assert len(about["unreadable"]) == 1
 
 
+def test_images_beside_the_split_that_cannot_be_read_are_named_by_their_suite(
+    tmp_path: Path, image_folder: Path
+) -> None:
+    model = export(tmp_path / "zoo", label_names=["ant", "bee", "cat", *"defghij"])
+    damaged = [image_folder / "train" / "cat" / "2.png", tmp_path / "others" / "1.png"]
+    damaged[1].parent.mkdir()
+    Image.new("RGB", (8, 8)).save(damaged[1].with_name("0.png"))
+    for file in damaged:
+        file.write_bytes(b"no image")
+    arguments = [str(model), "--on", "folder", "--root", str(image_folder), "--workers", "0", "--suite", "ood,probe"]
+    arguments += ["--ood", f"others={damaged[1].parent}"]
+    with pytest.raises(UserError, match=r"1 of 2 images cannot be read: .*others/1\.png"):
+        command(arguments)
+    command([*arguments, "--skip-unreadable", "--output", str(tmp_path / "out")])
+    records = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("ood", "probe")}
+    for name, file in zip(("probe", "ood"), damaged, strict=True):
+        (message,) = records[name]["unreadable"]
+        assert str(file) in message
+    assert (records["ood"]["rows"][0]["count"], records["probe"]["train_images"]) == (1, 11)
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["unreadable"] == []
+
+
 def test_without_matplotlib_numbers_are_written_and_the_way_to_pictures_is_told(
     exported: Path,
     tiny_data: Path,
@@ -300,6 +326,8 @@ def test_two_processes_find_what_one_finds_to_the_last_digit(exported: Path, tin
             ("--budgets", "1,x"),
             ("--budgets", "nan"),
             ("--budgets", "-1"),
+            ("--pgd-budgets", "-1"),
+            ("--pgd-steps", "0"),
             ("--fill", "white"),
             ("--protocol", "voc"),
         ),
@@ -309,3 +337,71 @@ def test_values_are_checked_by_the_parser(option: str, value: str, capsys: pytes
     with pytest.raises(SystemExit):
         command(["model", option, value])
     assert option in capsys.readouterr().err
+
+
+# of each argument of the command: how it is given, the field that it is for, and what that has to be
+ARGUMENTS: dict[str, tuple[list[str], str, Any]] = {
+    "model": (["other"], "model", "other"),
+    "on": (["model", "--on", "cub200"], "on", "cub200"),
+    "suite": (["model", "--suite", "ood,probe"], "names", ["ood", "probe"]),
+    "output": (["model", "--output", "out"], "output", Path("out")),
+    "root": (["model", "--root", "data"], "root", "data"),
+    "split": (["model", "--split", "test"], "split", "test"),
+    "img_size": (["model", "--img-size", "40"], "img_size", 40),
+    "batch_size": (["model", "--batch-size", "7"], "batch_size", 7),
+    "workers": (["model", "--workers", "0"], "workers", 0),
+    "samples": (["model", "--samples", "9"], "samples", 9),
+    "skip_unreadable": (["model", "--skip-unreadable"], "skip_unreadable", True),
+    "budgets": (["model", "--budgets", "0,2.5"], "budgets", (0.0, 2.5)),
+    "pgd_budgets": (["model", "--pgd-budgets", "3"], "pgd_budgets", (3.0,)),
+    "pgd_steps": (["model", "--pgd-steps", "50"], "pgd_steps", 50),
+    "fill": (["model", "--fill", "black"], "fill", "black"),
+    "protocol": (["model", "--protocol", "wsol"], "protocol", "wsol"),
+    "boxes": (["model", "--boxes", "xml"], "boxes", Path("xml")),
+    "ood": (["model", "--ood", "uniform", "--ood", "a=b"], "ood", ("uniform", "a=b")),
+    "corrupted": (["model", "--corrupted", "c"], "corrupted", Path("c")),
+    "probe_on": (["model", "--probe-on", "folder"], "probe_on", "folder"),
+    "probe_root": (["model", "--probe-root", "images"], "probe_root", "images"),
+}
+
+
+def told(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the command tells ``evaluate``: its arguments, and the fields of its options and of those for suites."""
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(cutmix_zoo.evaluate, "evaluate", lambda *given: calls.append(given) or {})
+    command(arguments)
+    ((model, on, names, output, options),) = calls
+    fields = {**vars(options), **vars(options.suites), "suites": None}
+    return {"model": model, "on": on, "names": names, "output": output, **fields}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_each_argument_reaches_its_field_and_no_other(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, field, expected = ARGUMENTS[name]
+    found, default = told(arguments, monkeypatch), told(["model"], monkeypatch)
+    assert found[field] == expected != default[field]
+    assert found.pop("command") == shlex.join(["cutmix-zoo", "evaluate", *arguments])
+    assert {key for key, value in found.items() if value != default[key]} == {field}
+
+
+def test_no_argument_is_without_a_field() -> None:
+    assert {action.dest for action in make_parser()._actions} == {"help", *ARGUMENTS}
+
+
+def test_without_arguments_all_is_as_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = EvaluateOptions(command="cutmix-zoo evaluate model")
+    expected = {**vars(options), **vars(options.suites), "suites": None}
+    assert told(["model"], monkeypatch) == {
+        "model": "model",
+        "on": None,
+        "names": ["accuracy"],
+        "output": None,
+        **expected,
+    }
+
+
+def test_all_suites_and_all_samples_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = told(["model", "--suite", "all", "--samples", "all"], monkeypatch)
+    assert (found["names"], found["samples"]) == (None, None)

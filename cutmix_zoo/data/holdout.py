@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Part(Subset[Any]):
     """Some samples of an indexable dataset, which still says what its classes and labels are.
 
-    Where the whole has ``boxes``, ``image_size`` or ``filename``, the part has them too.
+    Where the whole has ``boxes``, ``corners``, ``image_size`` or ``filename``, the part has them too.
 
     Args:
         dataset: the whole.
@@ -35,7 +35,7 @@ class Part(Subset[Any]):
         self.targets, self.class_to_idx = None if labels is None else labels[list(indices)], class_to_idx
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("boxes", "image_size", "filename"):
+        if name not in ("boxes", "corners", "image_size", "filename"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         of_whole = getattr(self.dataset, name)
         return lambda index: of_whole(self.indices[index])

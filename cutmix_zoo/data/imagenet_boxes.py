@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from xml.etree import ElementTree
 
 from cutmix_zoo.data.datasets import class_to_idx, known_labels
@@ -14,6 +14,9 @@ from cutmix_zoo.mixing.boxes import Box
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+Corners: TypeAlias = tuple[int, int, int, int]
+"""``ymin``, ``xmin``, ``ymax``, ``xmax``."""
 
 _WNID = re.compile(r"n\d{8}")
 
@@ -30,12 +33,13 @@ class Annotated(Part):
     def __init__(self, dataset: Any, files: Sequence[Path], classes: Sequence[str | None]) -> None:
         super().__init__(dataset, range(len(dataset)), known_labels(dataset), class_to_idx(dataset))
         self._files, self._classes = files, classes
+        self._annotations: dict[int, Annotation] = {}
 
     def boxes(self, index: int) -> list[Box]:
         """Return the boxes of the objects of the image's own class; of all objects if that is not known.
 
-        The numbers are taken as they are: columns from ``xmin`` up to and without ``xmax``, rows likewise; what lies
-        outside the image is cut off. The ``wsol`` protocol counts ``xmax`` and ``ymax`` in, as wsolevaluation does.
+        The first pixel is at 0, and ``xmax`` and ``ymax`` are the last column and row: a box of a whole image of 500
+        columns goes from 0 to 499 in the released files. What lies outside the image is cut off.
 
         Args:
             index: place in the dataset.
@@ -47,11 +51,29 @@ class Annotated(Part):
         Raises:
             UserError: if the file is not such an annotation, or has no object of that class.
         """
+        height, width = self.image_size(index)
+        return [
+            Box(top, left, min(bottom + 1, height), min(right + 1, width))
+            for top, left, bottom, right in self.corners(index)
+        ]
+
+    def corners(self, index: int) -> list[Corners]:
+        """Return the numbers of the same boxes as the file has them, which wsolevaluation takes.
+
+        Args:
+            index: place in the dataset.
+
+        Returns:
+            ``ymin``, ``xmin``, ``ymax``, ``xmax``, cut off at 0 and at the height or width.
+
+        Raises:
+            UserError: as :meth:`boxes`.
+        """
         annotation, wanted = self._annotation(index), self._classes[index]
-        boxes = [box for name, box in annotation.objects if wanted in (None, name)]
-        if not boxes:
+        corners = [each for name, each in annotation.objects if wanted in (None, name)]
+        if not corners:
             raise UserError(f"{self._files[index]} has no object{f' of class {wanted}' if wanted else ''}")
-        return boxes
+        return corners
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Return height and width of the image that was annotated, which a copy of it need not have any more.
@@ -62,7 +84,9 @@ class Annotated(Part):
         return self._annotation(index).size
 
     def _annotation(self, index: int) -> Annotation:
-        return read_annotation(self._files[index])
+        if index not in self._annotations:
+            self._annotations[index] = read_annotation(self._files[index])
+        return self._annotations[index]
 
 
 class Annotation(NamedTuple):
@@ -70,8 +94,8 @@ class Annotation(NamedTuple):
 
     size: tuple[int, int]
     """Height and width."""
-    objects: list[tuple[str, Box]]
-    """The name of each object, and its box."""
+    objects: list[tuple[str, Corners]]
+    """The name of each object, and its numbers, cut off at 0 and at the height or width."""
 
 
 def with_boxes(dataset: Any, folder: Path) -> Annotated:
@@ -82,7 +106,7 @@ def with_boxes(dataset: Any, folder: Path) -> Annotated:
         folder: holds a file such as ``ILSVRC2012_val_00000001.xml`` for each image, named like it, at any depth.
 
     Returns:
-        The dataset, with ``boxes`` and ``image_size``.
+        The dataset, with ``boxes``, ``corners`` and ``image_size``; each file is read once, when it is needed.
 
     Raises:
         UserError: if the images have no names, or images have no annotation.
@@ -116,18 +140,17 @@ def read_annotation(file: Path) -> Annotation:
     try:
         root = ElementTree.parse(file).getroot()
         height, width = _whole(root, "size/height"), _whole(root, "size/width")
-        objects = [(_text(entry, "name"), _box(entry, height, width)) for entry in root.iter("object")]
+        objects = [(_text(entry, "name"), _corners(entry, height, width)) for entry in root.iter("object")]
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{file} is not an annotation of an image: {one_line(error)}") from error
     return Annotation((height, width), objects)
 
 
-def _box(entry: ElementTree.Element, height: int, width: int) -> Box:
+def _corners(entry: ElementTree.Element, height: int, width: int) -> Corners:
     top, left, bottom, right = (_whole(entry, f"bndbox/{key}") for key in ("ymin", "xmin", "ymax", "xmax"))
-    box = Box(max(top, 0), max(left, 0), min(bottom, height), min(right, width))
-    if box.top >= box.bottom or box.left >= box.right:
+    if not (max(top, 0) <= min(bottom, height - 1) and max(left, 0) <= min(right, width - 1)):
         raise ValueError(f"the box {left}, {top}, {right}, {bottom} has no pixel in {width} x {height}")
-    return box
+    return max(top, 0), max(left, 0), min(bottom, height), min(right, width)
 
 
 def _whole(entry: ElementTree.Element, path: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -176,3 +176,28 @@ def fixed_subset(size: int, limit: int | None) -> NDArray[np.int64]:
     """
     order = torch.randperm(size, generator=generator_for(Stream.SUBSET, size))
     return np.sort(order[:limit].numpy())
+
+
+def balanced_subset(labels: NDArray[Any], limit: int | None) -> NDArray[np.int64]:
+    """Choose samples that depend on nothing but the labels, and of each class as many as of any other.
+
+    Args:
+        labels: (N,) of the dataset.
+        limit: how many; ``None``, or more than there are, for all. Fewer are some of more. A class that has too few
+            has all of its samples among them, and where the classes do not divide ``limit``, some have one more.
+
+    Returns:
+        Their indices, in rising order.
+
+    Example:
+        >>> labels = np.array([0, 0, 0, 0, 0, 0, 0, 1, 2, 2, 2])
+        >>> labels[balanced_subset(labels, 5)].tolist()
+        [0, 0, 1, 2, 2]
+    """
+    order = torch.randperm(len(labels), generator=generator_for(Stream.SUBSET, len(labels))).numpy()
+    by_class = np.argsort(labels[order], kind="stable")
+    _, counts = np.unique(labels, return_counts=True)
+    # a first one of each class, then a second one, ...
+    turn = np.empty(len(labels), np.int64)
+    turn[by_class] = np.arange(len(labels)) - np.repeat(counts.cumsum() - counts, counts)
+    return np.sort(order[np.argsort(turn, kind="stable")[:limit]])

@@ -134,6 +134,8 @@ def validation_name(settings: DataSettings) -> str:
         ('validation', 'fold 0/5 of train')
         >>> validation_name(DataSettings("folder", only_classes=(1, 4)))
         'validation, 2 classes only'
+        >>> validation_name(DataSettings("folder", fold="0/5", subset=500))
+        'fold 0/5 of train, at most 500 images'
     """
     if settings.fold:
         name = f"fold {settings.fold} of {settings.train_split}"
@@ -141,7 +143,9 @@ def validation_name(settings: DataSettings) -> str:
         name = f"{settings.val_fraction:g} of {settings.train_split}"
     else:
         name = settings.val_split
-    return name if settings.only_classes is None else f"{name}, {len(settings.only_classes)} classes only"
+    if settings.only_classes is not None:
+        name = f"{name}, {len(settings.only_classes)} classes only"
+    return name if settings.subset is None else f"{name}, at most {settings.subset} images"
 
 
 def _is_fold(text: str) -> bool:

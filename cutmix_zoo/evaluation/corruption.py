@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from timm.data import ImageNetInfo
 from torch import Tensor
 from torchvision import transforms
 
 from cutmix_zoo.checks import require
 from cutmix_zoo.data.corrupted import CONDITIONS, CORRUPTIONS, SEVERITIES, CifarC, ImageNetC, open_corrupted
+from cutmix_zoo.data.datasets import class_names, class_to_idx
 from cutmix_zoo.data.sampler import fixed_subset
 from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.data.transforms import ToMode
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.findings import Findings, percent
 from cutmix_zoo.evaluation.own_corruptions import OWN_CORRUPTIONS, corrupt
+from cutmix_zoo.known import KNOWN_DATASETS, known_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,6 +45,14 @@ ALEXNET_ERRORS: Mapping[str, float] = dict(
 """Top-1 error of AlexNet on ImageNet-C in percent, the mean over the severities: of noise, blur, weather, digital."""
 
 _IMAGENET_CLASSES = 1000
+
+
+class _Measured(NamedTuple):
+    """The errors, on how many images, and why others were left out."""
+
+    rows: list[dict[str, Any]]
+    images: int
+    unreadable: tuple[str, ...] = ()
 
 
 def mean_corruption_error(errors: Mapping[str, float]) -> float:
@@ -74,27 +85,29 @@ def measure_corruption(subject: Subject, root: Path | None = None) -> Findings:
     Args:
         subject: what is measured. Its ``limit`` counts: at most so many images of each corruption and severity, and the
             same ones of each.
-        root: folder of ImageNet-C, CIFAR-10-C or CIFAR-100-C as released, in which the labels mean what the
-            classifier's outputs mean; ``None`` to corrupt the subject's own images by
-            :mod:`~cutmix_zoo.evaluation.own_corruptions`.
+        root: folder of ImageNet-C, CIFAR-10-C or CIFAR-100-C as released, see :func:`open_released`; ``None`` to
+            corrupt the subject's own images by :mod:`~cutmix_zoo.evaluation.own_corruptions`.
 
     Returns:
         Rows with ``corruption``, ``severity`` (1 to 5), ``error`` (percent) and ``count`` (images). Numbers: ``source``
-        (``imagenet-c``, ``cifar-c`` or ``own``), ``clean_error`` (percent, of the subject's own images, ``limit`` of
-        them), ``mean_error`` (percent, the mean of the rows), for ImageNet-C's 1000 classes ``mce`` (percent, see
-        :func:`mean_corruption_error`), and a ``note`` where a number must not be taken for another.
+        (``imagenet-c``, ``cifar-c`` or ``own``), ``count`` (images, each of which is corrupted in all ways),
+        ``unreadable`` (why images of the set were left out, one text each), ``clean_error`` (percent, of the subject's
+        own images, ``limit`` of them), ``mean_error`` (percent, the mean of the rows), for ImageNet-C's 1000 classes
+        ``mce`` (percent, see :func:`mean_corruption_error`), and a ``note`` where a number must not be taken for
+        another.
 
     Raises:
-        UserError: if the folder is no such set or is incomplete, its classes are not as many as the classifier's, or
-            its images are smaller than the classifier's input.
+        UserError: as :func:`open_released`, or if the images of the set are smaller than the classifier's input.
 
     **Source**: Hendrycks and Dietterich, ICLR 2019. The images of ImageNet-C are 224 x 224 already, and are cropped
     and not resized, as in the authors' code; others resize them to 256 first, and get other numbers.
     """
-    released = None if root is None else open_corrupted(root)
-    rows = _rows_of_own(subject) if released is None else _rows_of_released(subject, released)
+    released = None if root is None else open_released(root, subject)
+    rows, images, unreadable = _measure_own(subject) if released is None else _measure_released(subject, released)
     numbers = {
         "source": "own" if released is None else released.source,
+        "count": images,
+        "unreadable": list(unreadable),
         "clean_error": _clean_error(subject),
         "mean_error": float(np.mean([row["error"] for row in rows])),
     }
@@ -106,6 +119,64 @@ def measure_corruption(subject: Subject, root: Path | None = None) -> Findings:
         else:
             numbers["note"] = f"{released.num_classes} classes, not the 1000 of ImageNet-C: no mCE"
     return Findings(numbers, rows)
+
+
+def open_released(root: Path, subject: Subject) -> ImageNetC | CifarC:
+    """Open a released set of corrupted images, in which the labels mean what they mean in the data of a subject.
+
+    Args:
+        root: folder of ImageNet-C, CIFAR-10-C or CIFAR-100-C.
+        subject: what is to be measured on it.
+
+    Raises:
+        UserError: if the folder is no such set or is incomplete, its classes are not as many as the classifier's, or
+            they are others than those of the subject's dataset. CIFAR-C has no names of its classes: the dataset must
+            have those of CIFAR-10 or CIFAR-100. The folders of ImageNet-C are compared with those of the dataset, which
+            for ImageNet itself are known, and are not compared if the dataset does not name its classes.
+    """
+    released = open_corrupted(root)
+    if released.num_classes != subject.classifier.num_classes:
+        raise UserError(
+            f"{released.root} has {released.num_classes} classes and the model has {subject.classifier.num_classes}: "
+            "take the corrupted set of the data that the model was trained for."
+        )
+    why = _odd_folders(released, subject) if isinstance(released, ImageNetC) else _odd_names(released, subject)
+    if why:
+        raise UserError(
+            f"the labels of {released.root} do not mean what those of {subject.settings.name} mean: {why}; take the "
+            "corrupted set of the data that is evaluated."
+        )
+    return released
+
+
+def _odd_names(released: CifarC, subject: Subject) -> str | None:
+    """Say why a dataset is not the one that CIFAR-C, which names no classes, was made of."""
+    names = class_names(subject.dataset, subject.settings)
+    cifar = [KNOWN_DATASETS[name] for name in ("cifar10", "cifar100")]
+    if any(known.num_classes == released.num_classes and known.classes == names for known in cifar):
+        return None
+    return f"CIFAR-C with {released.num_classes} classes, and no dataset with the names of CIFAR's"
+
+
+def _odd_folders(released: ImageNetC, subject: Subject) -> str | None:
+    """Say which classes of a dataset do not have the same label in the folders of ImageNet-C."""
+    labels = _labels_of_folders(subject)
+    odd = [name for name, label in labels.items() if released.classes[label : label + 1] != (name,)]
+    if not odd:
+        return None
+    such = ", ".join(sorted(odd)[:3])
+    return f"{len(odd)} of {len(labels)} classes have another place or no folder there, such as {such}"
+
+
+def _labels_of_folders(subject: Subject) -> Mapping[str, int]:
+    """Return the labels of a dataset's classes by the names of their folders; empty if they are not known."""
+    labels, data = class_to_idx(subject.dataset) or {}, subject.settings
+    known = known_dataset(data.name)
+    whole = data.only_classes is None and len(set(labels.values())) in (0, _IMAGENET_CLASSES)
+    if known is not None and known.name == "imagenet" and whole:
+        # some readers have the classes' descriptions instead
+        return {wnid: label for label, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    return labels
 
 
 def _over_severities(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -120,7 +191,7 @@ def _clean_error(subject: Subject) -> float:
     return percent(wrong[np.isin(subject.clean["index"], subject.chosen())])
 
 
-def _rows_of_own(subject: Subject) -> list[dict[str, Any]]:
+def _measure_own(subject: Subject) -> _Measured:
     conditions = [(corruption, severity) for corruption in OWN_CORRUPTIONS for severity in SEVERITIES]
     samples = subject.samples(subject.chosen())
 
@@ -131,27 +202,23 @@ def _rows_of_own(subject: Subject) -> list[dict[str, Any]]:
             yield {"index": index, "wrong": torch.stack(wrong, 1)}
 
     wrong = subject.gather(samples, parts(), "corruption")["wrong"]
-    return [_row(*condition, wrong[:, place]) for place, condition in enumerate(conditions)]
+    return _Measured([_row(*condition, wrong[:, place]) for place, condition in enumerate(conditions)], len(wrong))
 
 
-def _rows_of_released(subject: Subject, released: ImageNetC | CifarC) -> list[dict[str, Any]]:
-    if released.num_classes != subject.classifier.num_classes:
-        raise UserError(
-            f"{released.root} has {released.num_classes} classes and the model has {subject.classifier.num_classes}: "
-            "take the corrupted set of the data that the model was trained for."
-        )
+def _measure_released(subject: Subject, released: ImageNetC | CifarC) -> _Measured:
     transform = _CropOnly(input_spec(subject.settings).input_size) if isinstance(released, ImageNetC) else None
     size = len(released.labels)
     places = fixed_subset(size, subject.limit)
     indices = (size * np.arange(len(CONDITIONS))[:, None] + places).ravel()
     samples = subject.samples(indices, dataset=released, transform=transform)
     parts = ({"index": index, "wrong": _is_wrong(subject, images, labels)} for index, images, labels in samples)
-    found = subject.gather(samples, parts, "corruption")
+    found, unreadable = subject.gather_readable(samples, parts, "corruption")
     condition_of = found["index"] // size
     empty = [name for place, name in enumerate(CONDITIONS) if not (condition_of == place).any()]
     if empty:
         raise UserError(f"no image of {empty[0][0]} at severity {empty[0][1]} can be read in {released.root}")
-    return [_row(*name, found["wrong"][condition_of == place]) for place, name in enumerate(CONDITIONS)]
+    rows = [_row(*name, found["wrong"][condition_of == place]) for place, name in enumerate(CONDITIONS)]
+    return _Measured(rows, len(np.unique(found["index"] % size)), unreadable)
 
 
 def _is_wrong(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:

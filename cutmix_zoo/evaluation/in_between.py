@@ -26,6 +26,16 @@ MIXUP_LAMS = [step / 10 for step in range(11)]
 _PAIRS = 4  # names the draw of draw_partners among those of Stream.EVALUATE
 
 
+def check_pairs(count: int) -> None:
+    """Check that there are images to make pairs of.
+
+    Raises:
+        UserError: if there are fewer than two.
+    """
+    if count < 2:
+        raise UserError(f"images are mixed in pairs: expected at least 2, got {count}; measure on more.")
+
+
 def draw_partners(indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """Draw a partner for each image: another one, and each is drawn once.
 
@@ -39,8 +49,7 @@ def draw_partners(indices: NDArray[np.int64]) -> NDArray[np.int64]:
     Raises:
         UserError: if there are fewer than two images.
     """
-    if len(indices) < 2:
-        raise UserError(f"images are mixed in pairs: expected at least 2, got {len(indices)}; measure on more.")
+    check_pairs(len(indices))
     rng = numpy_generator(generator_for(Stream.EVALUATE, _PAIRS, len(indices)))
     return indices[meet(len(indices), "batch", "derangement", rng).partner]
 
@@ -102,9 +111,10 @@ def measure_in_between(subject: Subject) -> Findings:
 
     Returns:
         A row a mix: ``mix`` (``mixup`` or ``cutmix``), ``lam`` (share of the first image), ``side`` (of the square from
-        the second image, in pixels; ``None`` for Mixup), ``error`` (percent), ``count`` (pairs). Numbers: ``pairs``,
-        ``same_class_pairs``, and in percent ``mean_error_mixup`` and ``mean_error_cutmix``, the means over the rows.
-        Arrays: ``first`` and ``second``, the pairs as places in the dataset.
+        the second image, in pixels; ``None`` for Mixup), ``error`` (percent), ``count`` (pairs). Numbers: ``count``
+        (images), ``pairs``, of which there are as many, ``same_class_pairs``, and in percent ``mean_error_mixup`` and
+        ``mean_error_cutmix``, the means over the rows. Arrays: ``first`` and ``second``, the pairs as places in the
+        dataset.
 
     Raises:
         UserError: if there are fewer than two images.
@@ -146,7 +156,7 @@ def measure_in_between(subject: Subject) -> Findings:
         for mix in ("mixup", "cutmix")
     }
     same = int((found["labels"][:, 0] == found["labels"][:, 1]).sum())
-    numbers = {"pairs": len(missed), "same_class_pairs": same, **means}
+    numbers = {"count": len(missed), "pairs": len(missed), "same_class_pairs": same, **means}
     return Findings(numbers, rows, {"first": found["index"], "second": found["partner"]})
 
 

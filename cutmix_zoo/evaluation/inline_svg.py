@@ -51,7 +51,7 @@ def inline_svg(figure: Figure, key: str) -> str:
         "width": f"{width:.0f}",
         "height": f"{height:.0f}",
         "role": "img",
-        "aria-label": figure.get_suptitle(),
+        "aria-label": figure.get_suptitle().replace("\n", ": "),
     }
     svg = re.sub(r">\s+<", "><", ET.tostring(root, encoding="unicode"))
     return svg.replace(INK, "currentColor").replace("'DejaVu Sans'", "system-ui")

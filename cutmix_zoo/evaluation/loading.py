@@ -10,6 +10,7 @@ from timm.models import parse_model_name
 
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.models.exported import CONFIG_FILE, load_exported
+from cutmix_zoo.models.resnet_stride16 import weights_name
 from cutmix_zoo.store import WEIGHTS_FILE, fetch_files
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.zoo import zoo_table
@@ -58,8 +59,9 @@ def _from_hub(repo: str) -> nn.Module:
 
 
 def _check_has_weights(model: str) -> None:
-    # a row of the zoo table says by itself how to get its weights
-    if timm.is_model(model) and not timm.is_model_pretrained(model) and model not in zoo_table():
+    # of a network of stride 16 timm lists none of our tags; a row of the zoo table says how to get its weights
+    known = any(timm.is_model_pretrained(name) or name in zoo_table() for name in (model, weights_name(model)))
+    if timm.is_model(model) and not known:
         tagged = timm.list_pretrained(f"{model.partition('.')[0]}.*")
         hint = f"with weights there are {', '.join(tagged[:5])}" if tagged else "train one and give its run folder"
         raise UserError(f"no weights are known for {model}; {hint}.")

@@ -62,9 +62,10 @@ class PaperRules:
     columns: ClassVar[tuple[str, ...]] = ("gt_known",)
     """What is counted at each threshold."""
 
-    def true_boxes(self, boxes: Floats, image: tuple[int, int]) -> NDArray[Any]:
-        """Turn true boxes (G, 4) of an image of this size into those of what the network gets."""
-        return cropped_boxes(boxes, image, self.resized, self.size)
+    def true_boxes(self, dataset: Any, index: int) -> NDArray[Any]:
+        """Turn the true boxes of an image into those of what the network gets: (G, 4)."""
+        boxes = np.array(dataset.boxes(index), np.float64)
+        return cropped_boxes(boxes, dataset.image_size(index), self.resized, self.size)
 
     def scores(self, activation: Floats) -> Floats:
         """Turn a map (h, w) into one of the input's size with values in [0, 1]."""
@@ -108,9 +109,11 @@ class WsolRules:
         """That of the input: nothing is cropped."""
         return self.size
 
-    def true_boxes(self, boxes: Floats, image: tuple[int, int]) -> NDArray[Any]:
-        """Resize true boxes (G, 4) to whole pixels."""
-        return resized_boxes(boxes, image, self.size)
+    def true_boxes(self, dataset: Any, index: int) -> NDArray[Any]:
+        """Resize the true boxes of an image to whole pixels: (G, 4)."""
+        # wsolevaluation takes the last row and column for those, whether the dataset's files mean that or not
+        corners = getattr(dataset, "corners", dataset.boxes)(index)
+        return resized_boxes(np.array(corners, np.float64), dataset.image_size(index), self.size)
 
     def scores(self, activation: Floats) -> Floats:
         """Enlarge a map (h, w); shift and scale it to [0, 1]."""
@@ -176,7 +179,8 @@ def measure_localization(subject: Subject, protocol: Protocol = "paper") -> Find
 
     Args:
         subject: what is measured, on its chosen images. Its dataset has ``boxes(index)``: true boxes (top, left,
-            bottom, right), half-open, in pixels of the image; and ``image_size(index)``: its height and width.
+            bottom, right), half-open, in pixels of the image; and ``image_size(index)``: its height and width. Where
+            its files have other numbers, as those of ImageNet do, it has them as ``corners(index)``, for ``wsol``.
         protocol: ``paper`` or ``wsol``.
 
     Returns:
@@ -313,11 +317,7 @@ def _maps(subject: Subject, batch: Batch) -> tuple[Floats, Tensor]:
 
 
 def _true_boxes(subject: Subject, rules: Rules, batch: Batch) -> list[NDArray[Any]]:
-    dataset = subject.dataset
-    return [
-        rules.true_boxes(np.array(dataset.boxes(index), np.float64), dataset.image_size(index))
-        for index in batch.index.tolist()
-    ]
+    return [rules.true_boxes(subject.dataset, index) for index in batch.index.tolist()]
 
 
 def _blind_boxes(size: tuple[int, int]) -> Floats:

@@ -142,10 +142,11 @@ def resized_boxes(boxes: NDArray[Any], image: tuple[int, int], size: tuple[int, 
     """Follow boxes through the resizing of their image as wsolevaluation does.
 
     Their numbers are scaled and rounded down. That code takes them, as those of :func:`wsol_boxes`, for the first and
-    the last row and column, so that a box is one row and one column too large, also where that is outside the image.
+    the last row and column. So they are in ImageNet's files; a half-open box, such as CUB-200-2011 has, becomes one row
+    and one column too large, also where that is outside the image.
 
     Args:
-        boxes: (G, 4) top, left, bottom, right, half-open, in pixels of the image.
+        boxes: (G, 4) top, left, bottom, right, in pixels of the image, as the dataset's files have them.
         image: height and width of the image.
         size: height and width that it is resized to.
 

@@ -100,8 +100,8 @@ def measure_occlusion(subject: Subject, *, fill: Fill = "mean") -> Findings:
 
     Returns:
         A row a kind of hole: ``where`` (``centre`` or ``boundary``: what is hidden), ``side`` (of the hole, in
-        pixels), ``top1_error`` (percent), ``count``. Numbers: ``fill``, and in percent ``clean_error``, and
-        ``mean_error_centre`` and ``mean_error_boundary``, the means over the sides.
+        pixels), ``top1_error`` (percent), ``count``. Numbers: ``fill``, ``count``, and in percent ``clean_error``,
+        and ``mean_error_centre`` and ``mean_error_boundary``, the means over the sides.
 
     Raises:
         ValueError: if ``fill`` is unknown.
@@ -140,4 +140,4 @@ def measure_occlusion(subject: Subject, *, fill: Fill = "mean") -> Findings:
         f"mean_error_{where}": float(np.mean([row["top1_error"] for row in rows if row["where"] == where]))
         for where in get_args(Where)
     }
-    return Findings({"fill": fill, "clean_error": errors[0], **means}, rows)
+    return Findings({"fill": fill, "count": len(missed), "clean_error": errors[0], **means}, rows)

@@ -27,6 +27,16 @@ _HISTOGRAM_BINS = 40
 _IMAGES_AT_ONCE = 1000
 
 
+def check_classes(count: int) -> None:
+    """Check that there are classes to compare.
+
+    Raises:
+        UserError: if there are fewer than two.
+    """
+    if count < 2:
+        raise UserError(f"the score takes two classes or more to compare, the network has {count}.")
+
+
 def log_odds(logits: Floats) -> NDArray[np.float64]:
     """Score images by the log-odds of the likeliest class, the largest logit minus the logsumexp of the others.
 
@@ -45,8 +55,7 @@ def log_odds(logits: Floats) -> NDArray[np.float64]:
         >>> log_odds(np.array([[3.0, 1.0], [1000.0, 0.0]])).tolist()
         [2.0, 1000.0]
     """
-    if logits.shape[1] < 2:
-        raise UserError(f"the score takes two classes or more to compare, the network has {logits.shape[1]}.")
+    check_classes(logits.shape[1])
     margins = np.where(np.isfinite(logits), logits, np.nan).astype(np.float64)
     ranked = np.sort(margins, axis=1)
     largest, second = ranked[:, -1], ranked[:, -2]
@@ -116,11 +125,12 @@ def measure_ood(subject: Subject, sets: Mapping[str, OodSet]) -> Findings:
     Returns:
         In ``rows``, for each set: ``set``, ``kind``, ``count`` in images, what :func:`detection_metrics` gives for
         :func:`log_odds`, and ``max_softmax_auroc``, the AUROC of :func:`max_softmax` in percent. In ``numbers``:
-        ``in_distribution``, the number of images of the dataset; ``mean`` of each metric over the sets, each counting
-        as much as any other; ``mean_without_noise`` over those that are no noise, None without any; ``paper_sets``,
-        whether the sets are the seven of the paper; ``threshold``, the log-odds that 95 % of the dataset reach; and
-        ``histogram`` of the log-odds: ``edges`` of its bins, and the shares of images in them ``inside`` the dataset
-        and ``outside``, by set.
+        ``in_distribution``, the number of images of the dataset; ``unreadable``, why images of the sets were left out,
+        one text an image, with its set in front; ``mean`` of each metric over the sets, each counting as much as any
+        other; ``mean_without_noise`` over those that are no noise, None without any; ``paper_sets``, whether the sets
+        are the seven of the paper; ``threshold``, the log-odds that 95 % of the dataset reach; and ``histogram`` of the
+        log-odds: ``edges`` of its bins, and the shares of images in them ``inside`` the dataset and ``outside``, by
+        set.
 
     Raises:
         UserError: if there is no set, the network has one class only, or its logits are not finite.
@@ -137,8 +147,10 @@ def measure_ood(subject: Subject, sets: Mapping[str, OodSet]) -> Findings:
     inside_softmax = np.concatenate([max_softmax(piece) for piece in pieces])
     rows: list[dict[str, Any]] = []
     outside: dict[str, NDArray[np.float64]] = {}
+    unreadable: list[str] = []
     for name, ood_set in sets.items():
-        scores = _scores(subject, ood_set, name)
+        scores, messages = _scores(subject, ood_set, name)
+        unreadable += [f"{name}: {message}" for message in messages]
         outside[name] = scores["log_odds"]
         _check_finite(outside[name], name)
         metrics = detection_metrics(inside, outside[name])
@@ -147,6 +159,7 @@ def measure_ood(subject: Subject, sets: Mapping[str, OodSet]) -> Findings:
     return Findings(
         {
             "in_distribution": len(logits),
+            "unreadable": unreadable,
             "mean": _mean(rows),
             "mean_without_noise": _mean([row for row in rows if row["kind"] != "noise"]),
             "paper_sets": set(sets) == PAPER_SETS,
@@ -157,7 +170,8 @@ def measure_ood(subject: Subject, sets: Mapping[str, OodSet]) -> Findings:
     )
 
 
-def _scores(subject: Subject, ood_set: OodSet, name: str) -> Rows:
+def _scores(subject: Subject, ood_set: OodSet, name: str) -> tuple[Rows, tuple[str, ...]]:
+    """Score the images that can be read, and say why others cannot."""
     # labels say nothing here, so any will do
     samples = subject.samples(dataset=ood_set.dataset, transform=ood_set.transform, num_classes=sys.maxsize)
     classifier = subject.classifier
@@ -170,7 +184,7 @@ def _scores(subject: Subject, ood_set: OodSet, name: str) -> Rows:
         }
         for index, values in logits
     )
-    return subject.gather(samples, parts, name)
+    return subject.gather_readable(samples, parts, name)
 
 
 def _check_finite(scores: NDArray[np.float64], name: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from cutmix_zoo.errors import UserError
+from cutmix_zoo.evaluation.names import shortened, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     Points = Iterable[tuple[float, float]]
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 INK = "#010203"
 """The colour of text and axes: black to the eye, and to be found again by a page that has a colour of its own."""
@@ -38,6 +40,8 @@ MARKERS = "os^Dv<>Pph"
 _WIDTH, _HEIGHT = 3.7, 2.9  # of a panel, in inches
 _TRUE, _PREDICTED = "#e8112d", "#12c23c"
 _MOST_NAMES, _MOST_CAMS, _CAM_MODELS, _CAM_PIXELS = 30, 6, 4, 112
+_LONGEST_NAME = 44  # in characters, of a model in a legend or a title
+_LONGEST_CAM_NAME = 12  # above a map, where there are as many models as may be
 
 
 @contextmanager
@@ -95,17 +99,22 @@ def _figure(title: str, width: float = _WIDTH, height: float = _HEIGHT) -> Figur
     return figure
 
 
-def _short(name: str, most: int = 44) -> str:
-    # a label that begins with an underscore would not be shown
-    name = f" {name}" if name.startswith("_") else name
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
+def _heading(what: str, name: str) -> str:
+    """Write a name behind what is drawn of it, or below where the line would be too long for a figure."""
+    (short,) = shortened([name], _LONGEST_NAME)
+    return f"{what}: {short}" if len(what) + len(short) <= _LONGEST_NAME - 8 else f"{what}\n{short}"
+
+
+def _with_short_names(of_models: Mapping[str, T], most: int = _LONGEST_NAME) -> dict[str, T]:
+    return dict(zip(shortened(of_models, most), of_models.values(), strict=True))
 
 
 def _explain(figure: Figure, entries: Mapping[str, Any]) -> None:
     """Put a legend below the panel, a line an entry."""
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.17 * len(entries))
-    names = [_short(name) for name in entries]
+    # a label that begins with an underscore would not be shown
+    names = [f" {name}" if name.startswith("_") else name for name in shortened(entries, _LONGEST_NAME)]
     figure.legend(list(entries.values()), names, loc="outside lower left", labelspacing=0.2, borderpad=0.1)
 
 
@@ -154,14 +163,14 @@ def draw_confusion(name: str, record: Mapping[str, Any]) -> Figure:
     counts = np.array(record["confusion"], dtype=float)
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = len(shares)
-    figure = _figure(f"confusion: {_short(name)}", 4.4, 4.2)
+    figure = _figure(_heading("confusion", name), 4.4, 4.2)
     axis = figure.subplots()
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
     axis.imshow(shares, cmap="viridis", vmin=0, vmax=100, interpolation="none")
     axis.set(xlabel="taken for", ylabel="label")
     if size <= _MOST_NAMES:
-        names = [_short(text, 16) for text in record.get("classes") or map(str, range(size))]
+        names = shortened(record.get("classes") or map(str, range(size)), 16)
         axis.set_xticks(range(size), names, rotation=90, fontsize=8)
         axis.set_yticks(range(size), names, fontsize=8)
     if size <= 12:
@@ -187,7 +196,7 @@ def draw_reliability(name: str, record: Mapping[str, Any]) -> Figure:
         for key in ("lower", "upper", "accuracy", "confidence", "count")
     )
     middle, width = (lower + upper) / 2, upper - lower
-    figure = _figure(f"reliability: {_short(name)}", height=3.6)
+    figure = _figure(_heading("reliability", name), height=3.6)
     diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     right = diagram.bar(middle, accuracy, width * 0.96, color=COLOURS[0], alpha=0.6)
     gap = diagram.bar(
@@ -223,7 +232,7 @@ def draw_budget(records: Records, space: str) -> Figure:
         records: of ``adversarial``.
         space: in which the budget counts, ``pixel`` or ``normalized``.
     """
-    figure = _figure(f"under attack, budget in {space} space")
+    figure = _figure(f"under attack, budget in {visible(space)} space")
     axis = figure.subplots()
     lines: dict[str, Any] = {}
     styles: dict[str, Any] = {}
@@ -286,7 +295,7 @@ def draw_ood(name: str, record: Mapping[str, Any]) -> Figure:
         record: of ``ood``.
     """
     histogram = record["histogram"]
-    figure = _figure(f"scores: {_short(name)}", height=3.0)
+    figure = _figure(_heading("scores", name), height=3.0)
     axis = figure.subplots()
     style: dict[str, Any] = {"fill": True, "color": COLOURS[9], "alpha": 0.45, "linewidth": 0}
     entries: dict[str, Any] = {
@@ -319,7 +328,7 @@ def draw_corruptions(records: Records) -> Figure:
         errors = [_mean(row["error"] for row in record["rows"] if row["corruption"] == kind) for kind in kinds]
         places = np.arange(len(kinds)) + (place - (len(measured) - 1) / 2) * thick
         bars[name] = axis.barh(places, errors, thick * 0.92, color=COLOURS[number % len(COLOURS)])
-    axis.set_yticks(range(len(kinds)), [_short(kind, 20) for kind in kinds])
+    axis.set_yticks(range(len(kinds)), shortened(kinds, 20))
     axis.invert_yaxis()
     axis.set(xlabel="top-1 error (%), mean over severities", xlim=(0, 100))
     _explain(figure, bars)
@@ -422,8 +431,8 @@ def draw_cams(arrays: Mapping[str, Arrays]) -> Figure:
         _outline(row[0], first["true_boxes"][place], _TRUE)
         for axis, each, place_of in zip(row[1:], arrays.values(), places, strict=True):
             _draw_cam(axis, {key: values[place_of[index]] for key, values in each.items()})
-    for axis, name in zip(grid[0], ("input", *arrays), strict=True):
-        axis.set_title(f"{_short(name, round(13 * cell))}\n{axis.get_title()}".rstrip(), fontsize=8)
+    for axis, name in zip(grid[0], shortened(("input", *arrays), round(13 * cell)), strict=True):
+        axis.set_title(f"{name}\n{axis.get_title()}".rstrip(), fontsize=8)
     return figure
 
 
@@ -477,7 +486,7 @@ def draw_training(runs: Mapping[str, Sequence[Mapping[str, Any]] | None], *, los
     axis = figure.subplots()
     lines: dict[str, Any] = {}
     styles = {kind: _style_sample(style) for kind, (_, style) in kinds.items()}
-    for number, name, metrics in _measured(runs):
+    for number, name, metrics in _measured(_with_short_names(runs)):
         for key, style in kinds.values():
             points = [(line["epoch"], line[key]) for line in metrics if line.get(key) is not None]
             if points:
@@ -533,8 +542,10 @@ def draw_suite(suite: str, records: Records, arrays: Mapping[str, Arrays] | None
     Raises:
         UserError: if matplotlib is not installed.
     """
-    figures = _SUITES[suite](records) if suite in _SUITES else {}
+    figures = _SUITES[suite](_with_short_names(records)) if suite in _SUITES else {}
     if suite == "localization" and arrays:
+        if len(arrays) > _CAM_MODELS:
+            arrays = _with_short_names(arrays, _LONGEST_CAM_NAME)
         parts = [list(arrays)[start : start + _CAM_MODELS] for start in range(0, len(arrays), _CAM_MODELS)]
         for number, names in enumerate(parts, start=1):
             key = "cams" if len(parts) == 1 else f"cams_{number}"

@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name every PyTorch reader knows
 
 from cutmix_zoo.checks import require, require_positive
-from cutmix_zoo.data.holdout import held_out
-from cutmix_zoo.data.sampler import fixed_subset
+from cutmix_zoo.data.datasets import known_labels
+from cutmix_zoo.data.holdout import in_fold
+from cutmix_zoo.data.sampler import balanced_subset, fixed_subset
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.findings import Findings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """The strengths of the penalty that are tried."""
 
-VALIDATION_SHARE = 0.2
-"""The share of each class of the training images that the strength is chosen on."""
+VALIDATION_FOLDS = 5
+"""The strength is chosen on one of so many parts of the training images, each with its share of each class."""
 
 
 @torch.inference_mode()
@@ -117,7 +118,11 @@ def fit_logistic(
 
 
 def choose_l2(
-    features: NDArray[Any], labels: NDArray[Any], num_classes: int, grid: Sequence[float] = L2_GRID
+    features: NDArray[Any],
+    labels: NDArray[Any],
+    num_classes: int,
+    grid: Sequence[float] = L2_GRID,
+    fitted: Callable[[], object] = lambda: None,
 ) -> tuple[float, list[dict[str, float]]]:
     """Choose the strength of the penalty on a part of the training images, the same one in every run.
 
@@ -126,26 +131,34 @@ def choose_l2(
         labels: (N,) of them.
         num_classes: K.
         grid: the strengths that are tried.
+        fitted: called after each fit, for a progress bar.
 
     Returns:
-        The one with the highest accuracy on :data:`VALIDATION_SHARE` of each class when fitted on the others, the
+        The one with the highest accuracy on one of :data:`VALIDATION_FOLDS` parts when fitted on the others, the
         strongest of equals; and for each of the grid ``l2`` and ``validation_top1`` in percent.
 
     Raises:
-        UserError: if no class has enough images to leave one out.
+        UserError: if there are fewer than two images.
     """
-    held = held_out(labels, VALIDATION_SHARE)
-    if not held.any():
-        raise UserError(
-            f"{len(labels)} training images of {len(np.unique(labels))} classes are too few to choose the probe's "
-            "penalty on: expected a class with at least 3"
-        )
+    check_enough(len(labels))
+    held = in_fold(labels, 0, VALIDATION_FOLDS)
     rows = []
     for l2 in grid:
         weight, bias = fit_logistic(features[~held], labels[~held], num_classes, l2)
         right = (features[held] @ weight.T + bias).argmax(1) == labels[held]
         rows.append({"l2": l2, "validation_top1": 100 * int(right.sum()) / len(right)})
+        fitted()
     return max(rows, key=lambda row: (row["validation_top1"], row["l2"]))["l2"], rows
+
+
+def check_enough(count: int) -> None:
+    """Check that there are images to fit a probe on, and others to choose its penalty on.
+
+    Raises:
+        UserError: if there are fewer than two.
+    """
+    if count < 2:
+        raise UserError(f"a probe is fitted on some training images and its penalty chosen on others: got {count}.")
 
 
 def measure_probe(subject: Subject, train: Subject) -> Findings:
@@ -158,26 +171,29 @@ def measure_probe(subject: Subject, train: Subject) -> Findings:
     Args:
         subject: the classifier and the split that is measured, all of it.
         train: the same classifier and the training split; at most ``limit`` images of it are used, which depend on
-            nothing but their number.
+            nothing but the labels: of each class as many as of any other, as far as there are. Where the labels are not
+            known before the images are read, they depend on nothing but their number.
 
     Returns:
         Numbers: ``top1`` and ``balanced_accuracy`` (the mean of the accuracies of the split's classes) in percent,
-        ``l2``, ``train_images``, ``count`` (images measured), ``features`` (how many), ``fitted_on``. Rows: ``l2`` and
-        ``validation_top1`` in percent.
+        ``l2``, ``train_images``, ``count`` (images measured), ``unreadable`` (why images of the two splits were left
+        out, one text each), ``features`` (how many), ``fitted_on``. Rows: ``l2`` and ``validation_top1`` in percent.
 
     Raises:
         UserError: if the network does not give its features, or there are too few training images.
     """
-    places = fixed_subset(len(train.dataset), train.limit)
-    fitted, measured = _gather_features(train, places, "probe: train"), _gather_features(subject, None, "probe")
+    fitted, unfitted = _gather_features(train, _training_places(train), "probe: train")
+    measured, unmeasured = _gather_features(subject, None, "probe")
     labels = fitted["labels"]
     num_classes = int(max(labels.max(), measured["labels"].max())) + 1
     mean, std = fitted["features"].mean(0, dtype=np.float64), fitted["features"].std(0, dtype=np.float64)
     # a feature that only varies by its rounding is constant
     scale = np.where(std > 1e-6 * np.abs(mean), std, 1)
     standardized = (fitted["features"] - mean) / scale
-    l2, rows = choose_l2(standardized, labels, num_classes)
-    weight, bias = fit_logistic(standardized, labels, num_classes, l2)
+    with subject.progress(len(L2_GRID) + 1, "probe: fits", " fits") as bar:
+        l2, rows = choose_l2(standardized, labels, num_classes, fitted=bar.update)
+        weight, bias = fit_logistic(standardized, labels, num_classes, l2)
+        bar.update()
     right = ((measured["features"] - mean) / scale @ weight.T + bias).argmax(1) == measured["labels"]
     per_class = [right[measured["labels"] == label].mean() for label in np.unique(measured["labels"])]
     numbers = {
@@ -186,17 +202,23 @@ def measure_probe(subject: Subject, train: Subject) -> Findings:
         "l2": l2,
         "train_images": len(labels),
         "count": len(right),
+        "unreadable": [*unfitted, *unmeasured],
         "features": len(mean),
         "fitted_on": f"{train.settings.name} {train.settings.train_split}",
     }
     return Findings(numbers, rows)
 
 
-def _gather_features(subject: Subject, places: NDArray[np.int64] | None, name: str) -> Rows:
+def _training_places(train: Subject) -> NDArray[np.int64]:
+    labels = known_labels(train.dataset)
+    return fixed_subset(train.size, train.limit) if labels is None else balanced_subset(labels, train.limit)
+
+
+def _gather_features(subject: Subject, places: NDArray[np.int64] | None, name: str) -> tuple[Rows, tuple[str, ...]]:
     samples = subject.samples(places, num_classes=sys.maxsize)  # how many there are is seen afterwards
     classifier = subject.classifier
     parts = (
         {"index": index, "labels": labels, "features": features(classifier, classifier.to_input(images))}
         for index, images, labels in samples
     )
-    return subject.gather(samples, parts, name)
+    return subject.gather_readable(samples, parts, name)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cutmix_zoo.errors import UserError, refuse_existing
 from cutmix_zoo.evaluation.findings import csv_text
-from cutmix_zoo.evaluation.report_folders import Measured, read_folders
-from cutmix_zoo.evaluation.report_page import make_page, suite_records
-from cutmix_zoo.evaluation.report_suites import SUITES
+from cutmix_zoo.evaluation.report_folders import read_folders
+from cutmix_zoo.evaluation.report_page import make_page
+from cutmix_zoo.evaluation.report_table import result_rows
 from cutmix_zoo.training.files import write_text
 from cutmix_zoo.training.launch import say
 
@@ -25,7 +25,8 @@ def report(folders: Sequence[Path], output: Path, csv: Path | None = None) -> No
     Args:
         folders: of evaluations (``cutmix-zoo evaluate --output``) or runs, all of the same data; a column each.
         output: the HTML file to write. It needs no other file and no network; without matplotlib it has tables only.
-        csv: a file for the main numbers, a line a folder (:func:`result_rows`).
+            Commands are shown in it without where things lie on this machine.
+        csv: a file for the main numbers, a line a model (:func:`~cutmix_zoo.evaluation.report_table.result_rows`).
 
     Raises:
         UserError: if a folder cannot be used, the folders are of different data, or a file exists already.
@@ -46,43 +47,6 @@ def report(folders: Sequence[Path], output: Path, csv: Path | None = None) -> No
             raise UserError(f"cannot write {file}: {error}") from error
 
 
-def result_rows(models: Sequence[Measured]) -> list[dict[str, Any]]:
-    """List the main numbers, a row a model, all rows with the same keys.
-
-    Returns:
-        ``model``, ``dataset``, ``split``; ``top1`` in percent, of the weights after the last epoch if a run made them,
-        and ``best_top1`` of the run's best epoch; ``parameters``; ``seed``, ``recipe``, ``hardware`` and ``hours`` of
-        the training, ``hardware`` of the evaluation where the training is not known; then the other main numbers of the
-        suites. ``None`` for what is not known or was not measured.
-    """
-    numbers = {
-        metric.column: {name: metric.read(record) for name, record in suite_records(suite, models).items()}
-        for suite, text in SUITES.items()
-        for metric in text.metrics
-        if metric.column
-    }
-    return [_row(model, {column: values.get(model.name) for column, values in numbers.items()}) for model in models]
-
-
-def _row(model: Measured, numbers: dict[str, float | None]) -> dict[str, Any]:
-    dataset, split = model.data
-    summary, environment = model.summary or {}, (model.about or {}).get("environment", {})
-    seconds = summary.get("train_seconds")
-    return {
-        "model": model.name,
-        "dataset": dataset,
-        "split": split,
-        "top1": numbers.pop("top1"),
-        "best_top1": summary.get("best_top1"),
-        "parameters": model.parameters,
-        "seed": model.recipe and model.recipe.seed,
-        "recipe": model.recipe and model.recipe.name,
-        "hardware": summary.get("device") or environment.get("device"),
-        "hours": None if seconds is None else round(seconds / 3600, 3),
-        **numbers,
-    }
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command."""
     parser = argparse.ArgumentParser(
@@ -100,7 +64,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="what cutmix-zoo evaluate --output or cutmix-zoo train has written; the first is what others differ from",
     )
     add("--output", type=Path, required=True, metavar="FILE.html", help="the page to write")
-    add("--csv", type=Path, metavar="FILE.csv", help="also write the main numbers as a table, a line a folder")
+    add(
+        "--csv",
+        type=Path,
+        metavar="FILE.csv",
+        help="also write the main numbers, a line a model: runs of one recipe with several seeds are one",
+    )
     return parser
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from cutmix_zoo.data.settings import validation_name
 from cutmix_zoo.errors import UserError, one_line
+from cutmix_zoo.evaluation.names import distinct_end, visible
 from cutmix_zoo.evaluation.report_suites import SUITES
 from cutmix_zoo.evaluation.results import ResultFolder
 from cutmix_zoo.known import known_dataset
@@ -48,7 +49,7 @@ class Measured:
 
     Args:
         folder: where.
-        name: what the model is called in the report.
+        name: what the model is called in the report, all of it visible.
         about: what ``evaluation.json`` holds; ``None`` if the folder is that of a run alone.
         records: what the suites' JSON files hold, by suite.
         run: the run that made the model, if its folder was found.
@@ -70,6 +71,16 @@ class Measured:
             return make_recipe(yaml.safe_load(text), str(self.folder)) if isinstance(text, str) else None
         except (AttributeError, TypeError, UserError, yaml.YAMLError):
             return None
+
+    @property
+    def ema_decay(self) -> float | None:
+        """Of the average of the weights, if that is what the run exported; else ``None``."""
+        return self.recipe.ema.decay if self.recipe else None
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of cutmix_zoo that trained it; ``None`` if it is not known."""
+        return (self.summary or {}).get("versions", {}).get("commit")
 
     @property
     def recipe_text(self) -> str | None:
@@ -113,7 +124,8 @@ def read_folders(folders: Sequence[Path]) -> list[Measured]:
         folders: at least one; of evaluations on one split of one dataset, or of runs that were validated on it.
 
     Returns:
-        What each folder holds, under names that differ.
+        What each folder holds, under names that differ: models of one name have the ends of their folders' paths that
+        tell them apart behind it, such as ``mine (a/evaluation)``.
 
     Raises:
         UserError: if a folder is neither, is given twice, or holds what is damaged or of other data than the first.
@@ -124,15 +136,16 @@ def read_folders(folders: Sequence[Path]) -> list[Measured]:
     everything = [_read_folder(folder) for folder in folders]
     for measured in everything:
         _check_data(measured, everything[0])
-    names = [measured.name for measured in everything]
-    return [
-        replace(each, name=f"{each.name} ({each.folder})") if names.count(each.name) > 1 else each
-        for each in everything
-    ]
+    return [_told_apart(each, everything) for each in everything]
 
 
 def _resolved(folders: Sequence[Path]) -> list[Path]:
     return [folder.resolve() for folder in folders]
+
+
+def _told_apart(measured: Measured, everything: Sequence[Measured]) -> Measured:
+    others = [each.folder for each in everything if each.name == measured.name and each is not measured]
+    return replace(measured, name=f"{measured.name} ({distinct_end(measured.folder, others)})") if others else measured
 
 
 def _read_folder(folder: Path) -> Measured:
@@ -144,13 +157,14 @@ def _read_folder(folder: Path) -> Measured:
                 "is missing); give what cutmix-zoo evaluate --output or cutmix-zoo train has written."
             )
         run = _read_run(RunFolder(folder))
-        return Measured(folder, run.recipe.name, None, {}, run)
+        return Measured(folder, visible(run.recipe.name), None, {}, run)
     about = _read_object(file, _ABOUT)
     files = {suite: ResultFolder(folder).suite_file(suite) for suite in SUITES}
     records = {suite: _read_record(file) for suite, file in files.items() if file.is_file()}
     return Measured(folder, _model_name(about, folder), about, records, _find_run(folder, about))
 
 
+_LOCAL = "local-dir:"
 _Number = int | float
 _ABOUT: dict[str, Any] = {"model": str, "dataset": str, "split": str, "parameters": int, "environment": dict}
 _SUMMARY: dict[str, Any] = {"parameters": int, "best_top1": _Number, "train_seconds": _Number}
@@ -202,9 +216,10 @@ def _find_run(folder: Path, about: Mapping[str, Any]) -> Run | None:
 
 def _model_name(about: Mapping[str, Any], folder: Path) -> str:
     """Call a run by its folder's name: where it lies is nobody else's business; a Hub id stays as it is."""
-    model = about["model"]
+    model = about["model"].removeprefix(_LOCAL)
     is_run = os.sep in model and about.get("recipe") is not None
-    return (Path(model).name or folder.name) if is_run or Path(model).is_absolute() else model
+    is_folder = is_run or model != about["model"] or Path(model).is_absolute()
+    return visible((Path(model).name or folder.name) if is_folder else model)
 
 
 def _check_data(measured: Measured, first: Measured) -> None:

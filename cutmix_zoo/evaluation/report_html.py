@@ -9,6 +9,8 @@ import re
 from html import escape
 from typing import TYPE_CHECKING
 
+from cutmix_zoo.evaluation.names import visible
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -58,13 +60,13 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def escaped(text: object) -> str:
-    """Turn text into HTML that shows it, safe between tags and within a quoted attribute.
+    r"""Turn text into HTML that shows it, safe between tags and within a quoted attribute.
 
     Example:
-        >>> escaped("<b> & co")
-        '&lt;b&gt; &amp; co'
+        >>> escaped("<b> & co\0")
+        '&lt;b&gt; &amp; co\\x00'
     """
-    return escape(str(text))
+    return escape(visible(str(text)))
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -84,7 +86,8 @@ def heading(text: str, level: int = 2) -> str:
 
 def preformatted(text: str) -> str:
     """Show a text as it is, line by line."""
-    return f"<pre>{escaped(text)}</pre>"
+    lines = "\n".join(map(escaped, text.split("\n")))
+    return f"<pre>{lines}</pre>"
 
 
 def folded(summary: str, html: str, *, unfolded: bool = False) -> str:
@@ -93,8 +96,8 @@ def folded(summary: str, html: str, *, unfolded: bool = False) -> str:
 
 
 def _breakable(text: str) -> str:
-    """Turn a name into HTML that may go on in the next line after its underscores and slashes."""
-    return re.sub(r"([_/])", r"\1<wbr>", escaped(text))
+    """Turn a name into HTML that may go on in the next line after its underscores, slashes and dots, but no number."""
+    return re.sub(r"([_/]|\.(?=[^\d.]))", r"\1<wbr>", escaped(text))
 
 
 def cell(value: str, *, beside: str = "", strong: bool = False) -> str:

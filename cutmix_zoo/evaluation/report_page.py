@@ -11,12 +11,13 @@ from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.evaluation import report_html as html
 from cutmix_zoo.evaluation.inline_svg import inline_svg
+from cutmix_zoo.evaluation.names import public_command
 from cutmix_zoo.evaluation.paper_numbers import PaperTable, paper_table
 from cutmix_zoo.evaluation.plots import draw_suite, draw_training, load_arrays
+from cutmix_zoo.evaluation.report_seeds import by_recipe, paired_difference
 from cutmix_zoo.evaluation.report_suites import INPUT, SUITES, Metric, extended
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.training.recipe import recipe_dict, recipe_difference
-from cutmix_zoo.training.run import MAY_DIFFER
 from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from cutmix_zoo.evaluation.plots import Arrays
     from cutmix_zoo.evaluation.report_folders import Measured
+    from cutmix_zoo.evaluation.report_seeds import Repeated
     from cutmix_zoo.evaluation.report_suites import SuiteText
     from cutmix_zoo.training.settings import Recipe
 
@@ -41,7 +43,8 @@ def make_page(models: Sequence[Measured], command: str) -> str:
 
     Args:
         models: what was measured, of the same data; a column each.
-        command: what makes the report again.
+        command: what makes the report again; it and the commands of the evaluations are shown as
+            :func:`~cutmix_zoo.evaluation.names.public_command` writes them.
 
     Returns:
         HTML that needs no other file. Without matplotlib it has tables only.
@@ -114,7 +117,17 @@ def _overview(models: Sequence[Measured]) -> Iterator[str]:
     if len(models) > 1:
         text = f"Bold: the best number of a row. Below a number: its difference to {models[0].name}."
         yield html.paragraph(text, "soft")
-    yield html.paragraph(_seeds(models), "soft")
+    yield from _averages(models)
+    yield from _over_seeds(models)
+
+
+def _averages(models: Sequence[Measured]) -> Iterator[str]:
+    """Say whose numbers are those of averaged weights."""
+    measured = [model for model in models if model.about is not None or model.summary is not None]
+    averages = [f"{model.name} (ema.decay {model.ema_decay:g})" for model in measured if model.ema_decay is not None]
+    if averages:
+        text = "A run with ema.decay exports the exponential moving average (EMA) of its weights. Measured so:"
+        yield html.paragraph(f"{text} {', '.join(averages)}.", "soft")
 
 
 def _main_numbers(suite: str, models: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
@@ -155,20 +168,50 @@ def _minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _seeds(models: Sequence[Measured]) -> str:
-    """Say what one run a model is worth, and which models are the same recipe."""
-    text = "How much a number varies from seed to seed is not known from one run of each recipe."
-    weights = {(model.about or {}).get("sha256") or model.name: model for model in models}
-    left = [model for model in weights.values() if model.recipe is not None]
-    while left:
-        first = left[0]
-        others = {model.name: _recipe_difference(first, model, ("seed", *MAY_DIFFER)) for model in left}
-        same = [model for model in left if not others[model.name]]
-        left = [model for model in left if others[model.name]]
-        if len(same) > 1:
-            seeds = ", ".join(str(model.recipe.seed) for model in same if model.recipe)
-            text += f" {', '.join(model.name for model in same)} are runs of one recipe, with the seeds {seeds}."
-    return text
+def _over_seeds(models: Sequence[Measured]) -> Iterator[str]:
+    """Show means and spreads of what was trained with several seeds, and the pairs of runs that have one."""
+    repeated = by_recipe(models)
+    if len(repeated) == len(models):
+        text = "How much a number varies from seed to seed is not known from one run of each recipe."
+        yield html.paragraph(text, "soft")
+        return
+    yield html.heading("Over seeds")
+    seeds = [html.cell(", ".join(map(str, each.seeds)) or _NONE) for each in repeated]
+    rows = [("seeds", seeds), *(row for suite in SUITES for row in _means(suite, models, repeated))]
+    yield html.table("over seeds", ["", *(each.name for each in repeated)], rows)
+    yield html.paragraph("Below a mean: the standard deviation over the seeds.", "soft")
+    top1 = {name: record.get("top1") for name, record in suite_records("accuracy", models).items()}
+    yield html.bullets(_compared(top1, repeated[0], each) for each in repeated[1:])
+
+
+def _means(suite: str, models: Sequence[Measured], repeated: Sequence[Repeated]) -> Iterator[tuple[str, list[str]]]:
+    for metric in SUITES[suite].metrics:
+        values = {name: metric.read(record) for name, record in suite_records(suite, models).items()}
+        means = [each.mean(values) for each in repeated]
+        if metric.column and any(value is not None for value in means):
+            spreads = [_shown_number(metric, each.spread(values), "\N{PLUS-MINUS SIGN} ") for each in repeated]
+            cells = zip(means, spreads, strict=True)
+            yield (
+                metric.title,
+                [html.cell(_shown_number(metric, value) or _NONE, beside=beside) for value, beside in cells],
+            )
+
+
+def _shown_number(metric: Metric, value: float | None, before: str = "") -> str:
+    return "" if value is None else before + _minus(f"{value:.{metric.decimals}f}")
+
+
+def _compared(top1: Mapping[str, float | None], first: Repeated, second: Repeated) -> str:
+    pair = f"{second.name} less {first.name}"
+    difference = paired_difference(first.by_seed(top1), second.by_seed(top1))
+    if difference is None:
+        return f"{pair}: too few runs with the same seeds."
+    low, high = (_signed(difference.mean + side * difference.half_width, 2) for side in (-1, 1))
+    verdict = "" if abs(difference.mean) > difference.half_width else ", which has 0 in it"
+    return (
+        f"{pair}: {_signed(difference.mean, 2)} points of top-1 accuracy over {difference.pairs} pairs of runs with "
+        f"the same seed; 95 % interval {low} to {high}{verdict}."
+    )
 
 
 def _recipe_difference(first: Measured, other: Measured, ignore: Sequence[str]) -> list[str]:
@@ -319,6 +362,9 @@ def _training(models: Sequence[Measured]) -> Iterator[str]:
     yield html.paragraph("The runs that made these models, epoch by epoch. Batches are mixed as the recipe says.")
     if unfinished := [name for name, run in runs.items() if run.summary is None]:
         yield html.paragraph(f"Not finished: {', '.join(unfinished)}.", "soft")
+    if averages := [name for name, run in runs.items() if run.recipe.ema.decay is not None]:
+        text = "the curves are those of the weights themselves, and the numbers elsewhere those of their average (EMA)."
+        yield html.paragraph(f"Of {', '.join(averages)}: {text}", "soft")
     summaries = [_described(run.summary) for run in runs.values()]
     rows = [
         (title, [html.cell(_shown(summary.get(key))) for summary in summaries])
@@ -397,4 +443,7 @@ def _commands(models: Sequence[Measured], command: str) -> Iterator[str]:
         yield html.paragraph("Each recipe above is also the recipe.yaml of its run; with it in a file:", "soft")
         yield html.preformatted("cutmix-zoo train --config recipe.yaml")
     lines = [str(model.about["command"]) for model in models if model.about and model.about.get("command")]
-    yield html.preformatted("\n".join([*lines, command]))
+    text = "\n".join(map(public_command, [*lines, command]))
+    yield html.preformatted(text)
+    if "…/" in text:
+        yield html.paragraph("An ellipsis stands for a folder of the machine on which it was run.", "soft")

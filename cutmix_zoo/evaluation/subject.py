@@ -108,35 +108,56 @@ class Subject:
             UserError: if images could not be read and ``skip_unreadable`` is False, or none could be, or the dataset
                 does not have the images that it says.
         """
-        return self._gather(samples, parts, name)[0]
+        return self.gather_readable(samples, parts, name)[0]
 
-    def _gather(
+    def gather_readable(
         self, samples: Samples, parts: Iterable[Mapping[str, Tensor]], name: str
     ) -> tuple[Rows, tuple[str, ...]]:
-        """Collect rows, and say why images could not be read."""
+        """Do what :meth:`gather` does, with images of which nobody knows whether they can be read.
+
+        Args:
+            samples: as for :meth:`gather`.
+            parts: likewise.
+            name: likewise.
+
+        Returns:
+            The rows, and why images were left out, one message an image, sorted; the same in every process.
+
+        Raises:
+            UserError: as :meth:`gather`.
+        """
         from accelerate.utils import gather_object
 
-        bar = tqdm(
-            total=-(-len(samples) // self.accelerator.num_processes),
-            desc=name,
-            unit=" images",
-            disable=not self.accelerator.is_main_process,
-            mininterval=0.2 if sys.stderr.isatty() else 30,
-            dynamic_ncols=True,
-        )
         found: list[dict[str, NDArray[Any]]] = []
-        with bar:
+        with self.progress(-(-len(samples) // self.accelerator.num_processes), name, " images") as bar:
             for part in parts:
                 found.append({key: value.detach().cpu().numpy() for key, value in part.items()})
                 bar.update(len(part["index"]))
         shares = gather_object([(found, samples.unreadable)])
-        unreadable = tuple(message for _, messages in shares for message in messages)
+        unreadable = tuple(sorted(message for _, messages in shares for message in messages))
         self._check_read(unreadable, len(samples))
         everything = [part for share, _ in shares for part in share]
         rows = {key: np.concatenate([part[key] for part in everything]) for key in everything[0]}
         _check_complete(rows["index"], len(samples) - len(unreadable), name)
         order = np.argsort(rows["index"], kind="stable")
         return {key: values[order] for key, values in rows.items()}, unreadable
+
+    def progress(self, total: int, name: str, unit: str) -> tqdm[Any]:
+        """Make a progress bar, which the first process alone shows.
+
+        Args:
+            total: where it ends.
+            name: what it says.
+            unit: what it counts, with a space in front.
+        """
+        return tqdm(
+            total=total,
+            desc=name,
+            unit=unit,
+            disable=not self.accelerator.is_main_process,
+            mininterval=0.2 if sys.stderr.isatty() else 30,
+            dynamic_ncols=True,
+        )
 
     def _check_read(self, unreadable: Sequence[str], size: int) -> None:
         if not unreadable or (self.skip_unreadable and len(unreadable) < size):
@@ -156,7 +177,7 @@ class Subject:
             }
             for batch in samples
         )
-        rows, unreadable = self._gather(samples, parts, "clean")
+        rows, unreadable = self.gather_readable(samples, parts, "clean")
         bad = int((~np.isfinite(rows["logits"])).any(1).sum())
         if bad:
             raise UserError(

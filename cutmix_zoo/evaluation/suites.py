@@ -7,21 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cutmix_zoo.data.corrupted import open_corrupted
-from cutmix_zoo.data.datasets import check_same_classes, open_split
+from cutmix_zoo.data.datasets import check_same_classes, dataset_size, open_split
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.accuracy import measure_accuracy
 from cutmix_zoo.evaluation.adversarial import measure_adversarial
 from cutmix_zoo.evaluation.calibration import measure_calibration
 from cutmix_zoo.evaluation.cam import check_has_cam
-from cutmix_zoo.evaluation.corruption import measure_corruption
-from cutmix_zoo.evaluation.in_between import measure_in_between
+from cutmix_zoo.evaluation.corruption import measure_corruption, open_released
+from cutmix_zoo.evaluation.in_between import check_pairs, measure_in_between
 from cutmix_zoo.evaluation.localization import measure_localization
 from cutmix_zoo.evaluation.occlusion import measure_occlusion
 from cutmix_zoo.evaluation.ood_sets import OOD_WORDS, find_ood_folders, ood_sets
-from cutmix_zoo.evaluation.out_of_distribution import measure_ood
-from cutmix_zoo.evaluation.probe import measure_probe
+from cutmix_zoo.evaluation.out_of_distribution import check_classes, measure_ood
+from cutmix_zoo.evaluation.probe import check_enough, measure_probe
 from cutmix_zoo.evaluation.subject import is_random_access
 from cutmix_zoo.models.export import DATA_KEYS
 
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
     from cutmix_zoo.evaluation.ood_sets import OodSet
     from cutmix_zoo.evaluation.subject import Subject
 
-BUDGETS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Of FGSM, in 1/255 of the range of a pixel."""
-
 
 @dataclass(frozen=True)
 class SuiteSettings:
@@ -42,17 +38,21 @@ class SuiteSettings:
 
     Args:
         budgets: of FGSM, in 1/255 of the range of a pixel.
+        pgd_budgets: of PGD, likewise; empty to leave it out.
+        pgd_steps: the gradients that PGD takes, one after the other.
         fill: of the holes of ``occlusion``: the ``mean`` colour or ``black``.
         protocol: of ``localization``.
         ood: what ``ood`` compares with: ``NAME=FOLDER``, ``NAME=WORD``, or a folder of such folders; ``None`` for what
             can be made of the dataset itself. A word alone, such as ``uniform``, is a set of that name.
-        corrupted: folder of ImageNet-C or CIFAR-C; ``None`` corrupts the images by our own means.
+        corrupted: folder of the dataset's ImageNet-C or CIFAR-C; ``None`` corrupts the images by our own means.
         probe_on: a dataset whose training split the linear probe is fitted on, and whose evaluation split it is
             measured on; ``None`` for the dataset that is evaluated.
         probe_root: its folder.
     """
 
-    budgets: tuple[float, ...] = BUDGETS
+    budgets: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+    pgd_budgets: tuple[float, ...] = (0.0, 2.0, 8.0)
+    pgd_steps: int = 10
     fill: Literal["mean", "black"] = "mean"
     protocol: Literal["paper", "wsol"] = "paper"
     ood: tuple[str, ...] | None = None
@@ -103,7 +103,12 @@ class SuiteContext:
             )
         train = open_split(data, "train")
         check_same_classes(train, subject.dataset)
+        check_enough(_at_most(dataset_size(train), subject.limit))
         return subject, subject.with_data(train, data)
+
+
+def _at_most(size: int, limit: int | None) -> int:
+    return size if limit is None else min(size, limit)
 
 
 def _ood_specs(texts: Sequence[str]) -> dict[str, str]:
@@ -122,6 +127,13 @@ def _localization(context: SuiteContext) -> Findings:
     return measure_localization(context.localized, protocol=context.settings.protocol)
 
 
+def _adversarial(context: SuiteContext) -> Findings:
+    told = context.settings
+    return measure_adversarial(
+        context.subject, budgets=told.budgets, pgd_budgets=told.pgd_budgets, pgd_steps=told.pgd_steps
+    )
+
+
 def _probe(context: SuiteContext) -> Findings:
     measured, fitted = context.probed
     found = measure_probe(measured, fitted)
@@ -132,7 +144,7 @@ SUITES: dict[str, Callable[[SuiteContext], Findings]] = {
     "accuracy": lambda context: measure_accuracy(context.subject, context.classes),
     "calibration": lambda context: measure_calibration(context.subject),
     "localization": _localization,
-    "adversarial": lambda context: measure_adversarial(context.subject, budgets=context.settings.budgets),
+    "adversarial": _adversarial,
     "occlusion": lambda context: measure_occlusion(context.subject, fill=context.settings.fill),
     "in_between": lambda context: measure_in_between(context.subject),
     "ood": lambda context: measure_ood(context.subject, context.ood_sets),
@@ -146,47 +158,57 @@ ON_STREAMS = ("accuracy", "calibration")
 
 
 def possible_suites(context: SuiteContext) -> list[str]:
-    """List the suites that model and data allow: no localization without boxes, no probe without a training split."""
-    if not is_random_access(context.subject.dataset):
-        return list(ON_STREAMS)
-    missing = set() if context.localized is not None and _has_cam(context.localized) else {"localization"}
-    if context.settings.probe_on is None:
-        try:
-            _ = context.probed
-        except UserError:
-            missing.add("probe")
-    return [name for name in SUITES if name not in missing]
+    """List the suites that the model and the data that is evaluated allow, see :func:`check_suites`."""
+    return [name for name in SUITES if _is_possible(name, context)]
 
 
-def _has_cam(subject: Subject) -> bool:
+def _is_possible(suite: str, context: SuiteContext) -> bool:
     try:
-        check_has_cam(subject.classifier.network, subject.classifier.spec.input_size)
+        _check_possible(suite, context)
     except UserError:
         return False
     return True
 
 
 def check_suites(suites: Sequence[str], context: SuiteContext) -> None:
-    """Check, before anything is measured, that a dataset allows what is asked for, and that what suites take is there.
+    """Check, before anything is measured, that model and data allow suites, and that what these are told is there.
 
     Raises:
-        UserError: if a suite needs images by their places, and the dataset is a stream; or sets, boxes, corrupted
-            images or what a probe is fitted on cannot be opened.
+        UserError: if a suite needs images by their places, and the dataset is a stream; ``localization`` has no boxes
+            or no class activation maps, ``in_between`` fewer than two images, ``ood`` a model of one class, or
+            ``probe`` nothing to be fitted on; or sets, corrupted images or another dataset for the probe cannot be
+            opened or do not belong to the data.
     """
-    needy = [name for name in suites if name not in ON_STREAMS]
-    if needy and not is_random_access(context.subject.dataset):
-        raise UserError(
-            f"{', '.join(needy)} take images by their places, and {context.subject.settings.name} is a stream; "
-            f"a stream allows {' and '.join(ON_STREAMS)}."
-        )
-    if "localization" in suites and context.localized is None:
-        raise UserError(
-            f"{context.subject.settings.name} has no boxes: localization is measured on cub200, on "
-            "fashion_mnist_canvas, or on ImageNet with --boxes FOLDER (of its XML annotations)."
-        )
+    for name in suites:
+        _check_possible(name, context)
     if "ood" in suites:
         _ = context.ood_sets
     if "corruption" in suites and context.settings.corrupted is not None:
-        open_corrupted(context.settings.corrupted)
+        open_released(context.settings.corrupted, context.subject)
     if "probe" in suites:
+        _ = context.probed
+
+
+def _check_possible(suite: str, context: SuiteContext) -> None:
+    """Check that the model and the data that is evaluated allow a suite, whatever it is told."""
+    subject = context.subject
+    name = subject.settings.name
+    if suite in ON_STREAMS:
+        return
+    if not is_random_access(subject.dataset):
+        raise UserError(
+            f"{suite} takes images by their places, and {name} is a stream; a stream allows {' and '.join(ON_STREAMS)}."
+        )
+    if suite == "localization":
+        if context.localized is None:
+            raise UserError(
+                f"{name} has no boxes: localization is measured on cub200, on fashion_mnist_canvas, or on ImageNet "
+                "with --boxes FOLDER (of its XML annotations)."
+            )
+        check_has_cam(subject.classifier.network, subject.classifier.spec.input_size)
+    if suite == "in_between":
+        check_pairs(_at_most(subject.size, subject.limit))
+    if suite == "ood":
+        check_classes(subject.classifier.num_classes)
+    if suite == "probe" and context.settings.probe_on is None:
         _ = context.probed

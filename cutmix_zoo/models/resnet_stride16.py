@@ -50,6 +50,17 @@ class ResNetStride16(ResNet):
         self.feature_info[-1]["reduction"] = 16
 
 
+def weights_name(name: str) -> str:
+    """Name the weights that a name stands for: of a network of stride 16, those of the one without the suffix.
+
+    Example:
+        >>> weights_name("resnet50_stride16.cutmix_in1k"), weights_name("resnet50.a1_in1k")
+        ('resnet50.cutmix_in1k', 'resnet50.a1_in1k')
+    """
+    architecture, dot, tag = name.partition(".")
+    return (architecture.removesuffix(_SUFFIX) if architecture in default_cfgs else architecture) + dot + tag
+
+
 def _config(base: str, tag: str) -> PretrainedCfg:
     """Describe the weights of a network without the suffix for the one with it."""
     config = get_pretrained_cfg(f"{base}.{tag}")

@@ -55,6 +55,9 @@ class Boxed:
     def boxes(self, index: int) -> list[tuple[int, int, int, int]]:
         return [(index, 0, index + 1, 1)]
 
+    def corners(self, index: int) -> list[tuple[int, int, int, int]]:
+        return [(index, 0, index, 0)]
+
     def image_size(self, index: int) -> tuple[int, int]:
         return 100 + index, 50
 
@@ -63,12 +66,13 @@ def test_a_part_has_the_boxes_of_its_samples() -> None:
     part = Part(Part(Boxed(), [8, 3, 5], None, None), [2, 0], None, None)
     assert [part[index][0] for index in range(2)] == ["image 5", "image 8"]
     assert [part.boxes(index) for index in range(2)] == [[(5, 0, 6, 1)], [(8, 0, 9, 1)]]
+    assert [part.corners(index) for index in range(2)] == [[(5, 0, 5, 0)], [(8, 0, 8, 0)]]
     assert [part.image_size(index) for index in range(2)] == [(105, 50), (108, 50)]
 
 
 def test_a_part_of_what_has_no_boxes_has_none() -> None:
     part = Part([("a", 0), ("b", 1)], [1], np.array([0, 1]), None)
-    for name in ("boxes", "image_size", "reader", "no_such_thing"):
+    for name in ("boxes", "corners", "image_size", "reader", "no_such_thing"):
         assert not hasattr(part, name)
         assert not hasattr(Part(part, [0], None, None), name)
     with pytest.raises(AttributeError, match="'Part' object has no attribute 'no_such_thing'"):

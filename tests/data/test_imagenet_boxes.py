@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from cutmix_zoo.data import imagenet_boxes
 from cutmix_zoo.data.datasets import check_labels, class_names, open_split
 from cutmix_zoo.data.imagenet_boxes import read_annotation, with_boxes
 from cutmix_zoo.data.settings import DataSettings
@@ -12,7 +13,7 @@ FISH, DOG = "n01440764", "n02085620"
 # WordNet id, number, objects: name, xmin, ymin, xmax, ymax
 IMAGES = {
     (FISH, 1): [(FISH, 2, 3, 20, 12)],
-    (FISH, 293): [(FISH, 0, 0, 10, 8), (DOG, 1, 1, 5, 5), (FISH, 15, 2, 30, 24)],
+    (FISH, 293): [(FISH, 0, 0, 10, 8), (DOG, 1, 1, 5, 5), (FISH, 15, 2, 29, 23)],
     (DOG, 7): [(DOG, 4, 5, 6, 9)],
 }
 
@@ -55,13 +56,20 @@ def annotations(tmp_path: Path) -> Path:
     return folder
 
 
-def test_boxes_of_the_own_class_in_half_open_pixels(settings: DataSettings, annotations: Path) -> None:
+def test_boxes_of_the_own_class_with_their_last_pixels_in_half_open_pixels(
+    settings: DataSettings, annotations: Path
+) -> None:
     whole = open_split(settings, "val")
     assert not hasattr(whole, "boxes")
     dataset = with_boxes(whole, annotations)
     assert [dataset.boxes(index) for index in range(3)] == [
+        [(3, 2, 13, 21)],
+        [(0, 0, 9, 11), (2, 15, 24, 30)],
+        [(5, 4, 10, 7)],
+    ]
+    assert [dataset.corners(index) for index in range(3)] == [
         [(3, 2, 12, 20)],
-        [(0, 0, 8, 10), (2, 15, 24, 30)],
+        [(0, 0, 8, 10), (2, 15, 23, 29)],
         [(5, 4, 9, 6)],
     ]
     assert dataset.image_size(0) == (24, 30)
@@ -79,7 +87,7 @@ def test_a_part_of_the_images_has_its_own_boxes(settings: DataSettings, annotati
     dataset = with_boxes(opened, annotations)
     names = [opened.dataset.reader.filename(index) for index in opened.indices]
     by_name = {f"{wnid}/{stem(number)}.JPEG": number for wnid, number in IMAGES}
-    expected = {1: (3, 2, 12, 20), 293: (0, 0, 8, 10), 7: (5, 4, 9, 6)}
+    expected = {1: (3, 2, 13, 21), 293: (0, 0, 9, 11), 7: (5, 4, 10, 7)}
     assert 0 < len(dataset) == len(names) < 3
     assert [dataset.boxes(index)[0] for index in range(len(dataset))] == [expected[by_name[name]] for name in names]
 
@@ -98,7 +106,7 @@ def test_images_in_a_tar_file(tmp_path: Path, settings: DataSettings, annotation
     files = {str(path.relative_to(root / "val")): path.read_bytes() for path in root.rglob("*.JPEG")}
     write_tar(tmp_path / "val.tar", files)
     opened = open_split(DataSettings("imagenet", root=str(tmp_path), val_split="val.tar"), "val")
-    assert with_boxes(opened, annotations).boxes(0) == [(3, 2, 12, 20)]
+    assert with_boxes(opened, annotations).boxes(0) == [(3, 2, 13, 21)]
 
 
 def test_images_without_annotation_are_counted_and_named(settings: DataSettings, annotations: Path) -> None:
@@ -134,10 +142,40 @@ def test_the_size_is_that_of_the_image_that_was_annotated(tmp_path: Path) -> Non
     assert read_annotation(file) == ((375, 500), [(FISH, (50, 100, 300, 400))])
 
 
-def test_what_lies_outside_the_image_is_cut_off(tmp_path: Path) -> None:
-    file = tmp_path / "a.xml"
-    file.write_text(annotation(1, [(FISH, -2, -1, 31, 25)]))
-    assert read_annotation(file).objects == [(FISH, (0, 0, 24, 30))]
+@pytest.mark.parametrize(
+    ("numbers", "corners", "box"),
+    [
+        ((-2, -1, 31, 25), (0, 0, 24, 30), (0, 0, 24, 30)),
+        ((1, 1, 30, 24), (1, 1, 24, 30), (1, 1, 24, 30)),
+        ((0, 0, 29, 23), (0, 0, 23, 29), (0, 0, 24, 30)),
+        ((29, 0, 31, 0), (0, 29, 0, 30), (0, 29, 1, 30)),
+    ],
+)
+def test_what_lies_outside_the_image_is_cut_off(
+    settings: DataSettings, annotations: Path, numbers: tuple, corners: tuple, box: tuple
+) -> None:
+    file = next(annotations.rglob(f"{stem(7)}.xml"))
+    file.write_text(annotation(7, [(DOG, *numbers)]))
+    dataset = with_boxes(open_split(settings, "val"), annotations)
+    assert (dataset.corners(2), dataset.boxes(2)) == ([corners], [box])
+
+
+def test_an_object_of_one_column_has_a_box(settings: DataSettings, annotations: Path) -> None:
+    file = next(annotations.rglob(f"{stem(7)}.xml"))
+    file.write_text(annotation(7, [(DOG, 4, 5, 4, 9)]))
+    assert with_boxes(open_split(settings, "val"), annotations).boxes(2) == [(5, 4, 10, 5)]
+
+
+def test_a_file_is_read_once(settings: DataSettings, annotations: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr(imagenet_boxes, "read_annotation", lambda file: read.append(file) or read_annotation(file))
+    dataset = with_boxes(open_split(settings, "val"), annotations)
+    assert read == []
+    for index in (1, 0, 1):
+        dataset.boxes(index)
+        dataset.corners(index)
+        dataset.image_size(index)
+    assert [file.stem for file in read] == [stem(293), stem(1)]
 
 
 @pytest.mark.parametrize(
@@ -145,8 +183,10 @@ def test_what_lies_outside_the_image_is_cut_off(tmp_path: Path) -> None:
     [
         ("<annotation>", "no element found"),
         ("<annotation></annotation>", "annotation has no size/height"),
-        (annotation(1, [(FISH, 5, 5, 5, 9)]), r"the box 5, 5, 5, 9 has no pixel in 30 x 24"),
-        (annotation(1, [(FISH, 40, 5, 50, 9)]), r"has no pixel in 30 x 24"),
+        (annotation(1, [(FISH, 5, 5, 4, 9)]), r"the box 5, 5, 4, 9 has no pixel in 30 x 24"),
+        (annotation(1, [(FISH, 5, 10, 6, 9)]), r"has no pixel in 30 x 24"),
+        (annotation(1, [(FISH, 30, 5, 50, 9)]), r"has no pixel in 30 x 24"),
+        (annotation(1, [(FISH, 0, -9, 5, -1)]), r"has no pixel in 30 x 24"),
         (annotation(1, [(FISH, "x", 5, 50, 9)]), "could not convert string to float"),
         (annotation(1, [(FISH, 1, 2, 3, 4)]).replace("name>", "nam>"), "object has no name"),
         (annotation(1, [(FISH, 1, 2, 3, 4)]).replace("ymax>", "yma>"), "object has no bndbox/ymax"),

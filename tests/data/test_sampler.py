@@ -1,10 +1,11 @@
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from cutmix_zoo.data.sampler import KeyedBatchSampler, eval_batches, eval_indices, fixed_subset
+from cutmix_zoo.data.sampler import KeyedBatchSampler, balanced_subset, eval_batches, eval_indices, fixed_subset
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
 
@@ -143,3 +144,35 @@ def test_a_fixed_subset_is_part_of_a_larger_one() -> None:
         assert set(smaller) <= set(larger)
         assert smaller == sorted(smaller)
     assert fixed_subset(50, 5).tolist() == subsets[0] != list(range(5))
+
+
+def dealt_in_turn(labels: np.ndarray, limit: int) -> dict[int, int]:
+    """How many of each class are taken if each gives one in turn, as long as it has any."""
+    left, taken = Counter(labels.tolist()), Counter()
+    while limit and left:
+        for label in list(left):
+            taken[label] += 1
+            left -= Counter([label])
+            limit -= 1
+            if not limit:
+                break
+    return taken
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 7, 8, 12, 20, 41, 60, 99])
+def test_a_balanced_subset_has_as_many_of_each_class_as_there_are(limit: int) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat([3, 5, 6, 9], [1, 4, 15, 40]))
+    chosen = balanced_subset(labels, limit)
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    # which classes have one more is random, how many have is not
+    found, expected = (
+        sorted(counts.values()) for counts in (Counter(labels[chosen].tolist()), dealt_in_turn(labels, limit))
+    )
+    assert found == expected
+    assert set(chosen.tolist()) <= set(balanced_subset(labels, limit + 1).tolist())
+    assert balanced_subset(labels + 7, limit).tolist() == chosen.tolist()
+
+
+def test_a_balanced_subset_of_all_is_all_and_of_none_is_none() -> None:
+    assert balanced_subset(np.array([2, 0, 2]), None).tolist() == [0, 1, 2]
+    assert balanced_subset(np.array([], np.int64), 3).tolist() == []

@@ -78,3 +78,9 @@ def test_the_name_of_what_is_evaluated_on_says_that_classes_are_missing() -> Non
     ]
     wholes = ("validation", "fold 0/5 of train", "0.25 of train")
     assert names == [f"{whole}, 3 classes only" for whole in wholes]
+
+
+def test_the_name_of_what_is_evaluated_on_says_that_it_is_a_subset() -> None:
+    assert validation_name(DataSettings("folder", subset=7)) == "validation, at most 7 images"
+    both = DataSettings("folder", only_classes=(2, 0), subset=7, val_fraction=0.5)
+    assert validation_name(both) == "0.5 of train, 2 classes only, at most 7 images"

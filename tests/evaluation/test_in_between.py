@@ -104,6 +104,7 @@ def test_errors_are_those_of_pairs_mixed_one_by_one(channels: int, height: int, 
             expected.append({**row, "lam": pytest.approx(lam)})
     assert found.rows == expected
     assert found.numbers == {
+        "count": 23,
         "pairs": 23,
         "same_class_pairs": sum(labels[one] == labels[other] for one, other in pairs),
         "mean_error_mixup": pytest.approx(np.mean([row["error"] for row in expected if row["mix"] == "mixup"])),

@@ -64,6 +64,7 @@ def test_the_same_figure_gives_the_same_text_whatever_the_users_style(figure: Fi
 
 def test_images_stand_in_the_text_pixel_by_pixel() -> None:
     svg = inline_svg(draw_cams({"model": make_arrays(count=1)}), "cams")
+    assert ET.fromstring(svg).get("aria-label") == "class activation maps: true box red, predicted box green"
     images = list(ET.fromstring(svg).iter("image"))
     assert len(images) == 2
     for image in images:

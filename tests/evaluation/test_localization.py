@@ -269,6 +269,29 @@ def test_images_and_true_boxes_are_resized_and_cropped_alike(
     assert np.abs(found.arrays["predicted_boxes"] - expected).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("protocol", "with_corners", "expected"),
+    [
+        # a box of columns 2 to 9 and rows 4 to 7, on an image that is half as large
+        ("paper", True, [2, 1, 4, 5]),
+        ("paper", False, [2, 1, 4, 5]),
+        # as wsolevaluation has it: int(9 / 2) and int(7 / 2) are the last column and row
+        ("wsol", True, [2, 1, 4, 5]),
+        # it takes what is up to and without 10 and 8 in the same way, and so one more
+        ("wsol", False, [2, 1, 5, 6]),
+    ],
+)
+def test_wsol_takes_the_numbers_of_the_files(protocol: Any, with_corners: bool, expected: list[int]) -> None:
+    class WithCorners(Boxed):
+        def corners(self, index: int) -> list[Truth]:
+            return [(top, left, bottom - 1, right - 1) for top, left, bottom, right in self.boxes(index)]
+
+    box = (4, 2, 8, 10)
+    dataset = (WithCorners if with_corners else Boxed)([paint((box, 0, 255), size=(32, 32))], [0], [[box]])
+    found = measure_localization(make_subject(dataset), protocol)
+    assert found.arrays["true_boxes"].tolist() == [expected]
+
+
 def test_frames_of_the_protocols() -> None:
     settings = DataSettings("imagenet", input_size=(3, 224, 112), crop_pct=0.95)
     assert make_rules("paper", settings) == PaperRules((224, 112), (256, 128))

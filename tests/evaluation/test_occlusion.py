@@ -160,6 +160,7 @@ def test_errors_are_those_of_images_hidden_pixel_by_pixel(fill: Any, channels: i
     }
     assert found.numbers == {
         "fill": fill,
+        "count": 23,
         "clean_error": errors["centre"][0],
         "mean_error_centre": pytest.approx(sum(errors["centre"]) / len(errors["centre"])),
         "mean_error_boundary": pytest.approx(sum(errors["boundary"]) / len(errors["boundary"])),

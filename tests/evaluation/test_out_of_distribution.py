@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.evaluation.ood_sets import PAPER_SETS, OodSet
+from cutmix_zoo.evaluation.ood_sets import PAPER_SETS, OodSet, ood_sets
 from cutmix_zoo.evaluation.out_of_distribution import (
     detection_metrics,
     log_odds,
@@ -283,6 +284,21 @@ def test_logits_that_are_not_finite_are_refused_with_the_name_of_their_set(place
     table[place, 1] = value
     with pytest.raises(UserError, match=f"the logits of 1 of .* images of {name} are not finite"):
         measure_ood(subject(table), sets_of(fine=range(60, 70), other=range(95, 105)))
+
+
+def test_images_of_a_set_that_cannot_be_read_are_named_with_their_set(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(60, 70)]
+    for number, file in enumerate(files):
+        Image.new("L", (2, 2), 60 + number).save(file)
+    files[3].write_bytes(b"no image")
+    sets = ood_sets({"some": str(tmp_path)}, subject()) | sets_of(other=range(200, 256))
+    with pytest.raises(UserError, match=r"1 of 10 images cannot be read: .*63\.png.* --skip-unreadable"):
+        measure_ood(subject(), sets)
+    numbers, rows = measure(subject(skip_unreadable=True), sets)
+    (message,) = numbers["unreadable"]
+    assert message.startswith(f"some: cannot read image {files[3]}")
+    assert [row["count"] for row in rows] == [9, 56]
+    assert measure(subject(), sets_of(other=range(200, 256)))[0]["unreadable"] == []
 
 
 def test_without_sets_there_is_nothing_to_compare_with() -> None:

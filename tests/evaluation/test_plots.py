@@ -309,6 +309,66 @@ def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
         figure.savefig(tmp_path / "a.png")
 
 
+def test_control_characters_are_drawn_as_they_are_escaped(tmp_path: Path) -> None:
+    control, shown = "\x00\n\x1b\ud800\uffff", r"\x00\n\x1b\ud800\uffff"
+    record = {**make_record("accuracy"), "classes": [f"{n}{control[:2]}" for n in range(10)]}
+    confusion = draw_confusion(control, record)
+    (axis,) = confusion.axes
+    assert confusion.get_suptitle() == f"confusion: {shown}"
+    assert axis.get_yticklabels()[3].get_text() == r"3\x00\n"
+    budget = draw_budget({control: {"rows": [{**make_record("adversarial")["rows"][0], "space": control}]}}, control)
+    assert budget.get_suptitle() == f"under attack, budget in {shown} space"
+    assert _legend(budget) == [shown, "FGSM"]
+    for figure in (confusion, budget):
+        with plots.plot_style():
+            figure.savefig(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("draw", [draw_reliability, draw_ood])
+def test_a_title_is_not_wider_than_its_picture(draw: Any) -> None:
+    record = make_record("ood" if draw is draw_ood else "calibration")
+    for name in ("cifar_resnet20.cutmix_fmnist_augmented_long"[:length] for length in range(20, 45, 4)):
+        figure = draw(name, record)
+        with plots.plot_style():
+            figure.draw_without_rendering()
+        extent = figure._suptitle.get_window_extent()
+        assert extent.x0 >= 0
+        assert extent.x1 <= figure.bbox.width
+        assert name in figure.get_suptitle()
+
+
+LONG = tuple(f"{'a_long_name_' * 8}{which}{'_and_so_on' * 8}" for which in ("one", "two", "three"))
+
+
+@pytest.mark.parametrize("suite", ["adversarial", "occlusion", "corruption"])
+def test_long_names_that_differ_go_on_to_differ_in_legends(suite: str) -> None:
+    for figure in draw_suite(suite, {name: make_record(suite) for name in LONG}).values():
+        names = _legend(figure)[: len(LONG)]
+        assert len(set(names)) == len(LONG)
+        assert all(len(name) <= 44 for name in names)
+
+
+@pytest.mark.parametrize("suite", ["accuracy", "calibration", "ood"])
+def test_long_names_that_differ_go_on_to_differ_in_titles(suite: str) -> None:
+    figures = draw_suite(suite, {name: make_record(suite) for name in LONG}).values()
+    names = {figure.get_suptitle().partition("\n")[2] for figure in figures}  # there is no room for more
+    assert len(names) == len(LONG)
+    assert all(len(name) <= 44 for name in names)
+
+
+def test_long_names_differ_over_the_pictures_of_maps_and_in_training_curves() -> None:
+    names = [f"{name}{number}{'x' * 30}" for name in LONG for number in range(2)]
+    figures = draw_suite(
+        "localization",
+        {name: make_record("localization") for name in names},
+        {name: make_arrays(count=1, size=8) for name in names},
+    )
+    titles = [axis.get_title().partition("\n")[0] for key in ("cams_1", "cams_2") for axis in figures[key].axes]
+    assert len(set(titles) - {"input"}) == 6
+    figure = draw_training({name: [{"epoch": 1, "top1": 50.0}] for name in LONG})
+    assert len(set(_legend(figure)[:3])) == 3
+
+
 def test_the_users_own_style_does_not_count_and_is_left_alone() -> None:
     with mpl.rc_context({"font.size": 30, "axes.grid": False}):
         figure = draw_occlusion({"model": make_record("occlusion")}, "centre")

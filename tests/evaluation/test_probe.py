@@ -1,4 +1,6 @@
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import cutmix_zoo  # noqa: F401  registers the models
-from cutmix_zoo.data.holdout import held_out
+from cutmix_zoo.data.holdout import in_fold
 from cutmix_zoo.data.settings import DataSettings, input_spec
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.classifier import Classifier
@@ -122,30 +124,36 @@ def test_wrong_arguments(change: dict[str, Any], message: str) -> None:
         fit_logistic(**{**arguments, **change})
 
 
-def test_the_penalty_is_chosen_on_a_fifth_of_each_class() -> None:
+def test_the_penalty_is_chosen_on_a_fifth_of_the_images() -> None:
     x, y = make_classification(300, 40, n_informative=5, n_classes=3, flip_y=0.2, random_state=3)
     grid = (1e-4, 0.03, 1.0, 1e6)
     l2, rows = choose_l2(x, y, 3, grid)
     assert [row["l2"] for row in rows] == list(grid)
     found = [row["validation_top1"] for row in rows]
-    held = held_out(y, 0.2)
+    held = in_fold(y, 0, 5)
     oracle = LogisticRegression(C=1 / (0.03 * 240), tol=1e-10).fit(x[~held], y[~held])
     assert found[1] == pytest.approx(100 * oracle.score(x[held], y[held]))
     assert all(100 / 60 * round(top1 * 60 / 100) == pytest.approx(top1) for top1 in found)  # of 60 images
     best = max(found)
     assert l2 == max(each for each, top1 in zip(grid, found, strict=True) if top1 == best)
     assert found[-1] < best
-    assert choose_l2(x, y, 3, grid) == (l2, rows)
+    fits: list[None] = []
+    assert choose_l2(x, y, 3, grid, lambda: fits.append(None)) == (l2, rows)
+    assert len(fits) == 4
     # all that are too strong to learn anything are equals
     assert choose_l2(x[:, :1] * 0, y, 3, (1.0, 5.0, 2.0))[0] == 5.0
 
 
 def test_too_few_images_to_choose_on() -> None:
-    with pytest.raises(
-        UserError, match=r"4 training images of 2 classes are too few .*: expected a class with at least 3"
-    ):
-        choose_l2(np.zeros((4, 2)), np.array([0, 0, 1, 1]), 2)
-    choose_l2(np.zeros((5, 2)), np.array([0, 0, 0, 1, 1]), 2)
+    with pytest.raises(UserError, match=r"fitted on some training images and its penalty chosen on others: got 1\."):
+        choose_l2(np.zeros((1, 2)), np.array([1]), 2)
+    choose_l2(np.zeros((2, 2)), np.array([0, 1]), 2)
+
+
+def test_two_images_of_each_class_are_enough() -> None:
+    labels = np.arange(40) % 20
+    _, (row,) = choose_l2(np.eye(20)[labels], labels, 20, (1e-4,))
+    assert row["validation_top1"] == 100.0
 
 
 def test_what_can_be_told_apart_is_told_apart_whatever_the_networks_classes() -> None:
@@ -159,6 +167,7 @@ def test_what_can_be_told_apart_is_told_apart_whatever_the_networks_classes() ->
         "l2": max(L2_GRID),
         "train_images": 40,
         "count": 7,
+        "unreadable": [],
         "features": 5,
         "fitted_on": "spots some",
     }
@@ -193,6 +202,55 @@ def test_the_limit_is_for_the_training_images() -> None:
     assert (found.numbers["train_images"], found.numbers["count"]) == (30, 20)
     assert measure_probe(subject_on(test), subject_on(train, limit=30)) == found
     assert measure_probe(subject_on(test), subject_on(train, limit=1000)).numbers["train_images"] == 100
+
+
+@dataclass
+class Labelled:
+    """Images whose labels are known, and some of which cannot be read; it notes which are asked for."""
+
+    samples: Sequence[tuple[Image.Image, int]]
+    damaged: frozenset[int] = frozenset()
+    read: list[int] = field(default_factory=list)
+
+    @property
+    def targets(self) -> list[int]:
+        return [label for _, label in self.samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        if index in self.damaged:
+            raise UserError(f"cannot read image {index}")
+        self.read.append(index)
+        return self.samples[index]
+
+
+def test_the_training_images_are_balanced_where_labels_are_known() -> None:
+    labels = [0] * 70 + [1] * 20 + [2] * 8 + [3] * 2
+    train, test = Labelled(spots(labels, 0, 60.0)), spots([0, 1, 2, 3] * 5, 1, 60.0)
+    found = measure_probe(subject_on(test), subject_on(train, limit=20))
+    assert Counter(labels[index] for index in train.read) == {0: 6, 1: 6, 2: 6, 3: 2}
+    assert found.numbers["train_images"] == 20
+    again = Labelled(train.samples)
+    assert measure_probe(subject_on(test), subject_on(again, limit=20)) == found
+    assert again.read == train.read
+
+
+def test_images_of_either_split_that_cannot_be_read_are_named() -> None:
+    train = Labelled(spots([0, 1, 2, 3] * 10, 0, 5.0), frozenset({3, 20}))
+    test = Labelled(spots([3, 1, 1, 2], 1, 5.0), frozenset({2}))
+    with pytest.raises(UserError, match="2 of 40 images cannot be read"):
+        measure_probe(subject_on(test), subject_on(train))
+    numbers = measure_probe(subject_on(test, skip_unreadable=True), subject_on(train, skip_unreadable=True)).numbers
+    assert (numbers["train_images"], numbers["count"]) == (38, 3)
+    assert [message.rpartition(" ")[2] for message in numbers["unreadable"]] == ["20", "3", "2"]
+
+
+def test_the_fits_have_a_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = spots([0, 1] * 5, 0, 5.0)
+    measure_probe(subject_on(dataset), subject_on(dataset))
+    assert f"probe: fits: 100%|██████████| {len(L2_GRID) + 1}/{len(L2_GRID) + 1}" in capsys.readouterr().err
 
 
 def test_features_that_are_constant_but_for_their_rounding_say_nothing() -> None:

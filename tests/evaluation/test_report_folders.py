@@ -7,6 +7,7 @@ import pytest
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.report_folders import Measured, read_folders
 from cutmix_zoo.store import WEIGHTS_FILE, file_sha256
+from cutmix_zoo.training.files import read_json, write_json
 from tests.evaluation.synthetic_findings import write_evaluation, write_run
 
 
@@ -101,6 +102,8 @@ def test_the_recipe_of_an_evaluation_is_understood_or_shown_as_it_is(tmp_path: P
         ("owner/name", None, "owner/name"),  # on the Hub
         ("runs/mine", "seed: 0", "mine"),
         ("/home/somebody/model", None, "model"),
+        ("local-dir:/home/somebody/model", None, "model"),
+        ("local-dir:models/mine", None, "mine"),
         ("/", None, "a"),
     ],
 )
@@ -121,9 +124,27 @@ def test_the_architecture_is_read_off_the_name(tmp_path: Path, model: str, expec
 
 
 def test_models_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
-    folders = [write_evaluation(tmp_path / name, suites=()) for name in ("a", "b")]
-    folders.append(write_evaluation(tmp_path / "c", "other", suites=()))
-    assert [model.name for model in _read(*folders)] == [f"model ({folders[0]})", f"model ({folders[1]})", "other"]
+    folders = [write_evaluation(tmp_path / name, suites=()) for name in ("a/evaluation", "b/evaluation", "c")]
+    folders.append(write_evaluation(tmp_path / "other" / "c", "other", suites=()))
+    names = [model.name for model in _read(*folders)]
+    assert names == ["model (a/evaluation)", "model (b/evaluation)", "model (c)", "other"]
+
+
+def test_names_are_visible_and_those_that_look_the_same_are_told_apart(tmp_path: Path) -> None:
+    one = write_evaluation(tmp_path / "a\x01", "model\n", suites=())
+    other = write_evaluation(tmp_path / "b", r"model\n", suites=())
+    assert [model.name for model in _read(one, other)] == [r"model\n (a\x01)", r"model\n (b)"]
+    run = write_run(tmp_path / "run", name='"run\\x01"')
+    assert [model.name for model in _read(run)] == [r"run\x01"]
+
+
+def test_the_commit_is_that_of_the_summary_and_the_decay_that_of_the_recipe(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", **{"ema.decay": "0.99"})
+    write_json(run / "summary.json", {**read_json(run / "summary.json"), "versions": {"commit": "0" * 40 + "-dirty"}})
+    earlier, unfinished = write_run(tmp_path / "b"), write_run(tmp_path / "c", finished=False)
+    models = _read(run, earlier, unfinished, write_evaluation(tmp_path / "d", suites=()))
+    assert [model.commit for model in models] == ["0" * 40 + "-dirty", None, None, None]
+    assert [model.ema_decay for model in models] == [0.99, None, None, None]
 
 
 def test_a_dataset_may_have_two_names(tmp_path: Path) -> None:

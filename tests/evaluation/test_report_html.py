@@ -55,6 +55,16 @@ def test_text_is_shown_and_never_becomes_markup(name: str) -> None:
     assert NASTY in read.text
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_control_characters_are_shown(name: str) -> None:
+    text = MAKERS[name]("a\x00\x1b\x9b\udcff\uffffb")
+    assert r"a\x00\x1b\x9b\udcff\uffffb" in _Reader(text).text
+
+
+def test_lines_stay_lines_where_text_is_shown_as_it_is() -> None:
+    assert html.preformatted("a: <1>\nb:\t2") == "<pre>a: &lt;1&gt;\nb:\\t2</pre>"
+
+
 def test_a_label_keeps_its_quotes() -> None:
     read = _Reader(html.table(NASTY, [], []))
     assert NASTY in read.attributes
@@ -68,7 +78,8 @@ def test_a_table_has_its_headings_names_and_cells_in_order() -> None:
 
 
 def test_long_names_may_go_on_in_the_next_line() -> None:
-    assert html.cell("a_b/c") == "<td>a_<wbr>b/<wbr>c</td>"
+    assert html.cell("a_b/c.d") == "<td>a_<wbr>b/<wbr>c.<wbr>d</td>"
+    assert html.cell("93.74") == "<td>93.74</td>"
 
 
 def test_a_fold_is_open_where_asked_for() -> None:

@@ -1,7 +1,7 @@
 import json
+import math
 import re
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,63 +12,12 @@ from cutmix_zoo.evaluation.paper_numbers import OOD_SETS
 from cutmix_zoo.evaluation.report_folders import read_folders
 from cutmix_zoo.evaluation.report_page import make_page
 from cutmix_zoo.evaluation.report_suites import SUITES
+from tests.evaluation.page import Page
 from tests.evaluation.synthetic_findings import make_record, write_evaluation, write_run
 
-_VOID = ("meta", "wbr")
 
-
-class _Page(HTMLParser):
-    """Collects tables as rows of texts, by their labels, and what else is of interest."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tables: dict[str, list[list[str]]] = {}
-        self.bold: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self._rows: list[list[str]] = []
-        self.feed(text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag not in _VOID:
-            self._open.append(tag)
-        values = dict(attrs)
-        if values.get("role") == "region":
-            self._rows = self.tables.setdefault(str(values["aria-label"]), [])
-        elif tag == "tr":
-            self._rows.append([])
-        elif tag in ("th", "td"):
-            self._rows[-1].append("")
-        elif tag == "small":
-            self._rows[-1][-1] += " "
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if "td" in self._open or "th" in self._open:
-            self._rows[-1][-1] += data
-        if "b" in self._open:
-            self.bold.append(data)
-
-    def row(self, table: str, name: str) -> list[str]:
-        (row,) = (row[1:] for row in self.tables[table] if row[0] == name)
-        return row
-
-
-def _page(*folders: Path) -> _Page:
-    return _Page(make_page(read_folders(folders), "cutmix-zoo report a b --output report.html"))
+def _page(*folders: Path) -> Page:
+    return Page(make_page(read_folders(folders), "cutmix-zoo report a b --output report.html"))
 
 
 def _two(folder: Path, *suites: str, **about: Any) -> tuple[Path, Path]:
@@ -84,12 +33,12 @@ def _change(folder: Path, suite: str, **numbers: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> _Page:
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return _page(*_two(tmp_path_factory.mktemp("everything"), *SUITES))
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_every_suite_has_its_section_with_the_numbers_of_the_json(everything: _Page, suite: str) -> None:
+def test_every_suite_has_its_section_with_the_numbers_of_the_json(everything: Page, suite: str) -> None:
     text = SUITES[suite]
     assert text.about in everything.text
     records = [make_record(suite, skill) for skill in (0.8, 0.9)]
@@ -110,7 +59,7 @@ def test_every_suite_has_its_section_with_the_numbers_of_the_json(everything: _P
     assert compared
 
 
-def test_differences_are_to_the_first_and_the_best_is_bold(everything: _Page) -> None:
+def test_differences_are_to_the_first_and_the_best_is_bold(everything: Page) -> None:
     (loss, better) = everything.row("Accuracy", "cross-entropy (nats)")
     assert (loss, better) == ("0.4000", "0.3000 \N{MINUS SIGN}0.1000")
     assert everything.row("Localization", "top-1 accuracy (%)") == ["72.00", "81.00 +9.00"]
@@ -120,14 +69,14 @@ def test_differences_are_to_the_first_and_the_best_is_bold(everything: _Page) ->
     assert not {"0.4000", "72.00", "93.00"} & set(everything.bold)
 
 
-def test_settings_stand_below_the_numbers(everything: _Page) -> None:
+def test_settings_stand_below_the_numbers(everything: Page) -> None:
     assert everything.row("Localization", "size of the map") == ["7 x 7", "7 x 7"]
     assert everything.row("Adversarial attacks", "pixels clipped") == ["yes", "yes"]
     assert everything.row("Adversarial attacks", "images, PGD") == ["2,000", "2,000"]
     assert everything.row("Accuracy", "images") == ["10,000", "10,000"]
 
 
-def test_rows_have_a_column_a_value_and_model(everything: _Page) -> None:
+def test_rows_have_a_column_a_value_and_model(everything: Page) -> None:
     table = everything.tables["Adversarial attacks, row by row"]
     assert table[0][:3] == ["attack, space, budget", "top-1 accuracy (%): baseline", "top-1 accuracy (%): cutmix"]
     expected = [
@@ -142,7 +91,7 @@ def test_rows_have_a_column_a_value_and_model(everything: _Page) -> None:
     assert "Localization, row by row" not in everything.tables
 
 
-def test_every_picture_is_in_the_page(everything: _Page) -> None:
+def test_every_picture_is_in_the_page(everything: Page) -> None:
     labels = [value for name, value in everything.attributes if name == "aria-label"]
     expected = ["confusion: cutmix", "reliability: baseline", "boxes that are right", "centre hidden", "scores: cutmix"]
     assert set(expected) <= set(labels)
@@ -150,7 +99,7 @@ def test_every_picture_is_in_the_page(everything: _Page) -> None:
     assert "image" in everything.tags
 
 
-def test_nothing_is_loaded_from_elsewhere(everything: _Page) -> None:
+def test_nothing_is_loaded_from_elsewhere(everything: Page) -> None:
     for name, value in everything.attributes:
         if name in ("src", "href", "srcset", "action", "data"):
             assert value.startswith(("#", "data:image/png;base64,"))
@@ -158,17 +107,30 @@ def test_nothing_is_loaded_from_elsewhere(everything: _Page) -> None:
     assert "width=device-width, initial-scale=1" in [value for _, value in everything.attributes]
 
 
-def test_identifiers_are_unique(everything: _Page) -> None:
+def test_identifiers_are_unique(everything: Page) -> None:
     identifiers = [value for name, value in everything.attributes if name == "id"]
     assert identifiers
     assert len(identifiers) == len(set(identifiers))
 
 
-def test_environment_and_commands_are_those_of_each_evaluation(everything: _Page) -> None:
+def test_environment_and_commands_are_those_of_each_evaluation(everything: Page) -> None:
     assert everything.row("environment", "torch") == ["2.15.0", "2.15.0"]
     assert everything.row("environment", "sha256 of the weights") == ["0123456789abcdef" * 4] * 2
     assert "cutmix-zoo evaluate baseline --suite all --output a" in everything.text
     assert "cutmix-zoo report a b --output report.html" in everything.text
+    assert "An ellipsis" not in everything.text
+
+
+def test_commands_do_not_say_where_things_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = f"cutmix-zoo evaluate {tmp_path}/model --root /elsewhere/data --output {tmp_path}/a"
+    folder = write_evaluation(tmp_path / "a", suites=(), command=command)
+    text = make_page(read_folders([folder]), f"cutmix-zoo report {folder} --output {tmp_path}/report.html")
+    assert "cutmix-zoo evaluate model --root …/data --output a" in text
+    assert "cutmix-zoo report a --output report.html" in text
+    assert str(tmp_path) not in text
+    assert "elsewhere" not in text
+    assert "An ellipsis stands for a folder" in text
 
 
 def test_one_model_has_neither_bold_numbers_nor_differences(tmp_path: Path) -> None:
@@ -235,7 +197,7 @@ def test_two_settings_of_one_table_are_both_shown_as_the_paper_prints_them(tmp_p
     assert page.row("Table 7", "Cutout") == ["3.10"]
 
 
-def test_elsewhere_the_page_says_that_the_paper_has_nothing(everything: _Page) -> None:
+def test_elsewhere_the_page_says_that_the_paper_has_nothing(everything: Page) -> None:
     assert "The CutMix paper" not in everything.text
     assert everything.text.count("The paper has no numbers for this setting.") == 4
     assert everything.text.count("Not in the paper.") == 3
@@ -253,8 +215,26 @@ def test_a_run_that_was_not_evaluated_shows_its_last_epoch_and_its_curves(tmp_pa
     assert page.row("training", "precision") == ["float32"] * 2
     assert "Of one, two: what the run found after its last epoch." in page.text
     assert page.tags.count("svg") == 2
-    assert "one, two are runs of one recipe, with the seeds 0, 1." in page.text
+    assert page.row("over seeds", "seeds") == ["0, 1"]
     assert "cutmix-zoo train --config recipe.yaml" in page.text
+
+
+def test_averaged_weights_are_called_so(tmp_path: Path) -> None:
+    averaged = write_run(tmp_path / "averaged", **{"ema.decay": "0.999"})
+    text = "exports the exponential moving average (EMA) of its weights. Measured so: averaged (ema.decay 0.999)."
+    page = _page(write_run(tmp_path / "plain"), averaged)
+    assert text in page.text
+    assert "Of averaged: the curves are those of the weights themselves" in page.text
+    evaluated = write_evaluation(tmp_path / "a", "averaged", suites=(), recipe=(averaged / "recipe.yaml").read_text())
+    assert text in _page(evaluated).text
+    for folder in (tmp_path / "plain", write_evaluation(tmp_path / "b", "plain", suites=())):
+        assert "EMA" not in _page(folder).text
+
+
+def test_of_an_unfinished_run_no_average_was_measured(tmp_path: Path) -> None:
+    page = _page(write_run(tmp_path / "one", finished=False, **{"ema.decay": "0.999"}))
+    assert "Measured so" not in page.text
+    assert "Of one: the curves are those of the weights themselves" in page.text
 
 
 def test_an_unfinished_run_shows_its_curves_alone(tmp_path: Path) -> None:
@@ -288,9 +268,9 @@ def test_what_a_recipe_leaves_to_the_data_is_no_difference(tmp_path: Path) -> No
     assert "data.mean: [0.286] -> [0.5]" in page.text
 
 
-def test_one_run_a_model_carries_no_claim(everything: _Page) -> None:
+def test_one_run_a_model_carries_no_claim(everything: Page) -> None:
     assert "is not known from one run of each recipe." in everything.text
-    assert "are runs of one recipe" not in everything.text
+    assert "over seeds" not in everything.tables
 
 
 def test_unreadable_images_are_listed(tmp_path: Path) -> None:
@@ -322,6 +302,52 @@ def test_what_the_folders_say_is_text_and_nothing_else(tmp_path: Path) -> None:
     assert page.text.count(NASTY) > 10
     assert "img" not in page.tags
     assert "onerror" not in dict(page.attributes)
+
+
+CONTROL = "\x00\x01\n\x1b[31m\x85\udcff\uffff"
+SHOWN = r"\x00\x01\n\x1b[31m\x85\udcff\uffff"
+
+
+def test_control_characters_are_shown_and_break_nothing(tmp_path: Path) -> None:
+    folder = write_evaluation(
+        write_run(tmp_path / "a", name=f'"{SHOWN}"'),
+        f"model {CONTROL}",
+        suites=("accuracy", "adversarial", "ood", "corruption", "localization"),
+        command=f"evaluate '{CONTROL}'",
+        environment={CONTROL: CONTROL},
+        unreadable=[CONTROL],
+    )
+    accuracy, ood, corruption = (make_record(suite) for suite in ("accuracy", "ood", "corruption"))
+    accuracy["rows"][0]["class"] = accuracy["classes"][0] = f"class {CONTROL}"
+    ood["histogram"]["outside"][f"set {CONTROL}"] = ood["histogram"]["outside"].pop("digits")
+    corruption["rows"][0]["corruption"] = f"kind {CONTROL}"
+    _change(folder, "accuracy", rows=accuracy["rows"], classes=accuracy["classes"])
+    _change(folder, "ood", histogram=ood["histogram"])
+    _change(folder, "corruption", rows=corruption["rows"], note=CONTROL)
+    attacks = [{**row, "space": "space \x01"} for row in make_record("adversarial")["rows"]]
+    _change(folder, "adversarial", rows=attacks)
+    text = make_page(read_folders([folder]), "command")
+    text.encode("utf-8")
+    assert not set(re.findall(r"[\x00-\x1f\x7f-\x9f]", text)) - {"\n"}
+    page = Page(text)
+    labels = [value for name, value in page.attributes if name == "aria-label"]
+    assert f"confusion: model {SHOWN}" in labels
+    assert r"under attack, budget in space \x01 space" in labels
+    assert f"set {SHOWN}" in page.text
+    assert page.tables["main numbers"][0] == ["", f"model {SHOWN}"]
+    assert page.text.count(SHOWN) > 10
+
+
+def test_models_of_one_long_name_are_told_apart_in_figures_too(tmp_path: Path) -> None:
+    place = "a_folder_with_a_long_name"
+    folders = [
+        write_evaluation(tmp_path / which / place / place, "cifar_resnet20.cutmix_fmnist", suites=("occlusion",))
+        for which in ("first", "second")
+    ]
+    page = _page(*folders)
+    names = [f"cifar_resnet20.cutmix_fmnist ({which}/{place}/{place})" for which in ("first", "second")]
+    assert page.tables["main numbers"][0] == ["", *names]
+    assert {text.partition("(")[2][0] for text in page.drawn if "…" in text} == {"f", "s"}
 
 
 def test_without_matplotlib_there_are_tables_and_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,3 +391,32 @@ def test_the_same_folders_make_the_same_page(tmp_path: Path) -> None:
     pages = [make_page(read_folders([folder]), "command") for _ in range(2)]
     assert pages[0] == pages[1]
     assert re.search(r"<title>cutmix_zoo on Fashion-MNIST, validation</title>", pages[0])
+
+
+def test_runs_with_several_seeds_are_summed_up(tmp_path: Path) -> None:
+    skills = {"baseline": (0.8, 0.82, 0.81), "cutmix": (0.85, 0.88, 0.86)}
+    changes = {"baseline": {"mix": "null"}, "cutmix": {}}
+    runs = {
+        name: [
+            write_run(tmp_path / f"{name}{seed}", seed=seed, skill=skill, name=name, **changes[name])
+            for seed, skill in enumerate(values)
+        ]
+        for name, values in skills.items()
+    }
+    page = _page(*runs["baseline"], *runs["cutmix"])
+    assert page.tables["over seeds"][0] == ["", "cifar_resnet20.baseline", "cifar_resnet20.cutmix"]
+    assert page.row("over seeds", "seeds") == ["0, 1, 2"] * 2
+    scale = 100 * (1 - math.exp(-6))
+    shown = [f"{81 * scale / 100:.2f} \N{PLUS-MINUS SIGN} {scale / 100:.2f}"]
+    assert page.row("over seeds", "top-1 accuracy (%)")[:1] == shown
+    assert "95 % interval" in page.text
+    assert "which has 0 in it" not in page.text
+    everything = _page(*runs["cutmix"], *runs["baseline"][:1])
+    assert "cifar_resnet20.baseline less cifar_resnet20.cutmix: too few runs with the same seeds." in everything.text
+
+
+@pytest.mark.parametrize(("other", "verdict"), [((0.86, 0.88, 0.87), False), ((0.90, 0.79, 0.81), True)])
+def test_an_interval_that_has_0_in_it_is_said_to(tmp_path: Path, other: tuple[float, ...], verdict: bool) -> None:
+    first = [write_run(tmp_path / f"a{i}", seed=i, skill=0.80 + 0.01 * i, mix="null") for i in range(3)]
+    second = [write_run(tmp_path / f"b{i}", seed=i, skill=skill) for i, skill in enumerate(other)]
+    assert ("which has 0 in it" in _page(*first, *second).text) == verdict

@@ -2,11 +2,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from accelerate import Accelerator
 
+from cutmix_zoo.data.corrupted import CORRUPTIONS
 from cutmix_zoo.data.datasets import open_split
 from cutmix_zoo.data.settings import DataSettings, input_spec
 from cutmix_zoo.errors import UserError
@@ -15,11 +17,11 @@ from cutmix_zoo.evaluation.subject import Subject
 from cutmix_zoo.evaluation.suites import SUITES, SuiteContext, SuiteSettings, check_suites, possible_suites
 
 
-def context(settings: DataSettings, limit: int = 4, **told: Any) -> SuiteContext:
+def context(settings: DataSettings, limit: int | None = 4, classes: int = 10, **told: Any) -> SuiteContext:
     spec = input_spec(settings)
     settings = replace(settings, input_size=spec.input_size, mean=spec.mean, std=spec.std)
     torch.default_generator.manual_seed(0)
-    network = timm.create_model("cifar_resnet8", num_classes=10, in_chans=spec.input_size[0])
+    network = timm.create_model("cifar_resnet8", num_classes=classes, in_chans=spec.input_size[0])
     classifier = Classifier(network, spec, torch.device("cpu"))
     subject = Subject(classifier, open_split(settings, "val"), settings, Accelerator(cpu=True), limit=limit)
     return SuiteContext(subject, SuiteSettings(**told), None)
@@ -78,14 +80,55 @@ def test_of_a_stream_only_what_reads_in_order_is_possible(webdataset_folder: Pat
     stream = context(DataSettings("wds/", root=str(webdataset_folder), **images))
     assert possible_suites(stream) == ["accuracy", "calibration"]
     check_suites(["accuracy", "calibration"], stream)
-    with pytest.raises(UserError, match="ood, occlusion take images by their places, and wds/ is a stream"):
-        check_suites(["accuracy", "ood", "occlusion"], stream)
+    for suite in ("ood", "occlusion"):
+        with pytest.raises(UserError, match=f"{suite} takes images by their places, and wds/ is a stream; a stream al"):
+            check_suites(["accuracy", suite], stream)
+
+
+def test_what_takes_several_classes_or_images_is_not_among_all_where_there_is_one(
+    fashion: DataSettings, tmp_path: Path
+) -> None:
+    pair = [name for name in SUITES if name != "localization"]
+    assert possible_suites(context(fashion, limit=2)) == pair
+    for one in (context(fashion, limit=1), context(replace(fashion, subset=1), limit=None)):
+        assert possible_suites(one) == [name for name in pair if name not in ("in_between", "probe")]
+        with pytest.raises(UserError, match="images are mixed in pairs: expected at least 2, got 1; measure on more"):
+            check_suites(["accuracy", "in_between"], one)
+        with pytest.raises(UserError, match=r"a probe is fitted on some training images and its .* others: got 1"):
+            check_suites(["probe"], one)
+    alone = context(replace(fashion, only_classes=(3,)), classes=1)
+    assert possible_suites(alone) == [name for name in pair if name != "ood"]
+    with pytest.raises(UserError, match="the score takes two classes or more to compare, the network has 1"):
+        check_suites(["ood"], alone)
+
+
+@pytest.mark.parametrize(("classes", "subset"), [(1, None), (10, 1), (1, 1)])
+def test_what_is_possible_can_be_measured(canvas: DataSettings, classes: int, subset: int | None) -> None:
+    only = (3,) if classes == 1 else None
+    data = replace(canvas, only_classes=only, subset=subset)
+    small = context(data, limit=None, classes=classes, ood=("uniform", "inverted"), pgd_budgets=(1.0,))
+    possible = possible_suites(small)
+    assert possible
+    check_suites(possible, small)
+    for name in possible:
+        assert SUITES[name](small).numbers
+
+
+def test_a_network_without_maps_is_refused_before_anything_is_measured(canvas: DataSettings) -> None:
+    own = context(canvas)
+    own.subject.classifier.network.global_pool = torch.nn.Sequential(torch.nn.AdaptiveMaxPool2d(1), torch.nn.Flatten())
+    assert "localization" not in possible_suites(own)
+    with pytest.raises(UserError, match="this network has no class activation maps: "):
+        check_suites(["localization"], own)
 
 
 def test_budgets_and_fill_reach_their_suites(fashion: DataSettings) -> None:
-    told = context(fashion, budgets=(0.0, 3.0), fill="black")
-    fgsm = [row for row in SUITES["adversarial"](told).rows if row["attack"] == "fgsm" and row["space"] == "pixel"]
+    told = context(fashion, budgets=(0.0, 3.0), pgd_budgets=(5.0,), pgd_steps=2, fill="black")
+    found = SUITES["adversarial"](told)
+    fgsm = [row for row in found.rows if row["attack"] == "fgsm" and row["space"] == "pixel"]
     assert [row["budget"] for row in fgsm] == [0.0, 3.0]
+    assert [row["budget"] for row in found.rows if row["attack"] == "pgd"] == [5.0]
+    assert found.numbers["pgd_steps"] == 2
     assert SUITES["occlusion"](told).numbers["fill"] == "black"
 
 
@@ -100,6 +143,16 @@ def test_released_corruptions_are_read_from_their_folder(fashion: DataSettings, 
     with pytest.raises(UserError, match=str(tmp_path)):
         check_suites(["corruption"], context(fashion, corrupted=tmp_path))
     assert SUITES["corruption"](context(fashion)).numbers["source"] == "own"
+
+
+def test_released_corruptions_of_other_data_are_refused_before_anything_is_measured(
+    fashion: DataSettings, tmp_path: Path
+) -> None:
+    for name in CORRUPTIONS:
+        np.save(tmp_path / f"{name}.npy", np.zeros((10, 32, 32, 3), np.uint8))
+    np.save(tmp_path / "labels.npy", np.array([0, 9] * 5))
+    with pytest.raises(UserError, match="do not mean what those of fashion_mnist mean: CIFAR-C with 10 classes"):
+        check_suites(["corruption"], context(fashion, corrupted=tmp_path))
 
 
 def test_a_probe_is_made_on_the_dataset_itself_or_on_another(fashion: DataSettings, image_folder: Path) -> None:

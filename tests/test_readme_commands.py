@@ -1,0 +1,116 @@
+"""The README's shell blocks: our commands run in its order, on small data; what is launched is read by its parsers."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from accelerate.commands.launch import launch_command_parser
+
+from cutmix_zoo.cli import command
+from cutmix_zoo.training.overrides import split_overrides
+from cutmix_zoo.training.recipe import load_recipe
+from tests.conftest import random_image
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands_of(block: str) -> list[list[str]]:
+    """Part a block into commands, and those into words, without comments and variables in front."""
+    lines = (shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines())
+    commands = ([word for word in words if not re.match(r"[A-Z_]+=", word)] for words in lines)
+    return [words for words in commands if words]
+
+
+COMMANDS = [words for block in BLOCKS for words in commands_of(block)]
+OURS = [words[1:] for words in COMMANDS if words[0] == "cutmix-zoo"]
+LAUNCHED = [words[1:] for words in COMMANDS if words[0] == "accelerate"]
+ELSEWHERE = {
+    "make": "tests/test_quickstart.py trains it; make test runs this",
+    "python": "timm's script is not in its package: tests/test_with_timm.py has one that imports the same",
+    "torchrun": "likewise",
+    "export": "needs Slurm",
+    "srun": "needs Slurm",
+    "pip": "installs packages",
+}
+"""Why commands of other programs do not run here."""
+
+
+def test_every_command_is_run_or_left_out_for_a_reason() -> None:
+    others = {words[0] for words in COMMANDS} - {"cutmix-zoo", "accelerate"}
+    assert others <= set(ELSEWHERE)
+    assert OURS
+    assert LAUNCHED
+
+
+@pytest.mark.parametrize("words", LAUNCHED, ids=" ".join)
+def test_what_is_launched_is_a_recipe_that_the_launcher_takes(words: list[str]) -> None:
+    assert words[0] == "launch"
+    options = launch_command_parser().parse_args(words[1:])
+    assert options.module
+    assert options.training_script == "cutmix_zoo.train"
+    assert options.mixed_precision in ("no", "bf16")
+    arguments = dict(split_overrides(options.training_script_args))
+    recipe = load_recipe(arguments.pop("config"), {key: value for key, value in arguments.items() if key != "resume"})
+    assert recipe.runtime.mix_on == "device"
+
+
+def write_images(folder: Path, per_class: int) -> None:
+    for label in range(2):
+        (folder / f"class{label}").mkdir(parents=True)
+        for number in range(per_class):
+            random_image(10 * label + number, 28, 28, "L").save(folder / f"class{label}" / f"{number}.png")
+
+
+def write_authors_checkpoint(file: Path) -> None:
+    state = {f"module.{key}": value for key, value in timm.create_model("resnet50").state_dict().items()}
+    torch.save({"epoch": 300, "arch": "resnet", "state_dict": state, "best_err1": 21.4, "best_err5": 5.9}, file)
+
+
+def small(words: list[str], data: Path, options: dict[str, str]) -> list[str]:
+    """Add what makes a command cheap, and name the data that a reader has."""
+    words = [str(data) if word == "DATA" else word for word in words]
+    if words[0] not in ("train", "sweep", "preview") or "--gallery" in words:
+        return words
+    if "finetune_folder" in words:
+        options = {
+            **{key: value for key, value in options.items() if key not in ("data.name", "data.root")},
+            "model.name": "cifar_resnet8.cutmix_fmnist_mini",
+            "schedule.epochs": "2",
+            "schedule.warmup_epochs": "1",
+        }
+    given = {word.removeprefix("--") for word in words} | {word.partition("=")[0] for word in words}
+    return [*words, *(word for key, value in options.items() if key not in given for word in (f"--{key}", value))]
+
+
+@pytest.mark.usefixtures("store")
+def test_our_commands_run_one_after_the_other(
+    tiny_data: Path,
+    tiny_options: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "IMAGES", 1)
+    write_images(tmp_path / "MY_IMAGES", 10)
+    write_authors_checkpoint(tmp_path / "model_best.pth.tar")
+    published: list[Any] = []
+
+    def upload(bundle: Any, wishes: Any, api: Any) -> str:
+        published.append((bundle.facts.name, wishes))
+        return "0" * 40
+
+    monkeypatch.setattr("cutmix_zoo.cli.upload", upload)
+    for words in OURS:
+        command(small(words, tiny_data, tiny_options))
+    assert capsys.readouterr().out
+    for word in (
+        word for words in OURS for word, before in zip(words[1:], words, strict=False) if before == "--output"
+    ):
+        assert (tmp_path / word).exists(), word
+    assert [name for name, _ in published] == ["resnet50.my_images"]
