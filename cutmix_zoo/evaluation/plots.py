@@ -575,10 +575,19 @@ def save_plots(folder: Path, suite: str, record: Mapping[str, Any]) -> list[Path
     """
     name, npz = str(record["model"]), folder / f"{suite}.npz"
     arrays = {name: load_arrays(npz)} if npz.is_file() else None
+    return save_figures(draw_suite(suite, {name: record}, arrays), folder / "plots")
+
+
+def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write figures, by their names, as PNG files into a folder, which is made if it is missing.
+
+    Returns:
+        The files written.
+    """
     files = []
-    for picture, figure in draw_suite(suite, {name: record}, arrays).items():
-        file = folder / "plots" / f"{picture}.png"
-        file.parent.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        file = folder / f"{name}.png"
+        folder.mkdir(parents=True, exist_ok=True)
         with plot_style():
             figure.savefig(file, dpi=150)
         files.append(file)

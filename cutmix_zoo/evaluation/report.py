@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from cutmix_zoo.errors import UserError, refuse_existing
 from cutmix_zoo.evaluation.findings import csv_text
+from cutmix_zoo.evaluation.plots import save_figures
 from cutmix_zoo.evaluation.report_folders import read_folders
-from cutmix_zoo.evaluation.report_page import make_page
+from cutmix_zoo.evaluation.report_page import make_page, suite_figures
+from cutmix_zoo.evaluation.report_suites import SUITES
 from cutmix_zoo.evaluation.report_table import result_rows
 from cutmix_zoo.training.files import write_text
 from cutmix_zoo.training.launch import say
@@ -19,32 +21,42 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def report(folders: Sequence[Path], output: Path, csv: Path | None = None) -> None:
-    """Write one page, and a table, of what several folders hold.
+def report(folders: Sequence[Path], output: Path, csv: Path | None = None, plots: Path | None = None) -> None:
+    """Write one page, a table and pictures of what several folders hold.
 
     Args:
         folders: of evaluations (``cutmix-zoo evaluate --output``) or runs, all of the same data; a column each.
         output: the HTML file to write. It needs no other file and no network; without matplotlib it has tables only.
             Commands are shown in it without where things lie on this machine.
         csv: a file for the main numbers, a line a model (:func:`~cutmix_zoo.evaluation.report_table.result_rows`).
+        plots: a folder for the page's figures as PNG files, but those of the training.
 
     Raises:
-        UserError: if a folder cannot be used, the folders are of different data, or a file exists already.
+        UserError: if a folder cannot be used, the folders are of different data, a file exists already, or there are to
+            be pictures without matplotlib.
     """
     files = [file for file in (output, csv) if file is not None]
     if csv is not None and csv.resolve() == output.resolve():
         raise UserError(f"{output} cannot be both the page and the table; give --csv another file.")
-    for file in files:
+    for file in (*files, *([plots] if plots is not None else [])):
         refuse_existing(file)
     models = read_folders(folders)
-    options = ["--output", str(output), *(["--csv", str(csv)] if csv is not None else [])]
+    given = {"--output": output, "--csv": csv, "--plots": plots}
+    options = [word for option, path in given.items() if path is not None for word in (option, str(path))]
     command = shlex.join(["cutmix-zoo", "report", *map(str, folders), *options])
+    drawn = SUITES if plots is not None else ()
+    figures = {name: figure for suite in drawn for name, figure in suite_figures(suite, models).items()}
     texts = [make_page(models, command), csv_text(result_rows(models))]
     for file, text in zip(files, texts, strict=False):
         try:
             write_text(file, text)
         except OSError as error:
             raise UserError(f"cannot write {file}: {error}") from error
+    if plots is not None:
+        try:
+            save_figures(figures, plots)
+        except OSError as error:
+            raise UserError(f"cannot write into {plots}: {error}") from error
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -70,13 +82,14 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE.csv",
         help="also write the main numbers, a line a model: runs of one recipe with several seeds are one",
     )
+    add("--plots", type=Path, metavar="DIR", help="also write the figures of the suites as PNG files")
     return parser
 
 
 def command(arguments: Sequence[str]) -> None:
     """Report as the command line says."""
     options = make_parser().parse_args(arguments)
-    report(options.folders, options.output, options.csv)
-    for file in (options.output, options.csv):
+    report(options.folders, options.output, options.csv, options.plots)
+    for file in (options.output, options.csv, options.plots):
         if file is not None:
             say(f"wrote {file}")

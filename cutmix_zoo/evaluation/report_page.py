@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from matplotlib.figure import Figure
+
     from cutmix_zoo.evaluation.plots import Arrays
     from cutmix_zoo.evaluation.report_folders import Measured
     from cutmix_zoo.evaluation.report_seeds import Repeated
@@ -249,7 +251,7 @@ def _suite(suite: str, models: Sequence[Measured]) -> Iterator[str]:
         ],
     )
     yield from _paper(suite, columns, records)
-    yield html.figures(_draw(suite, records, models))
+    yield html.figures(_inlined(suite, models))
     yield from _row_by_row(text, records)
 
 
@@ -299,15 +301,28 @@ def _paper(suite: str, models: Sequence[Measured], records: Found) -> Iterator[s
         yield html.table(table.name, table.columns, rows)
 
 
-def _draw(suite: str, records: Found, models: Sequence[Measured]) -> Iterator[str]:
-    if find_spec("matplotlib") is None:
-        return
+def suite_figures(suite: str, models: Sequence[Measured]) -> dict[str, Figure]:
+    """Draw the figures of a suite, with all models in each where that can be.
+
+    Returns:
+        Figures by names that may be files' names; none where no model was measured.
+
+    Raises:
+        UserError: if matplotlib is not installed, or a file of a model cannot be read.
+    """
+    records = suite_records(suite, models)
+    if not records:
+        return {}
     with_maps = [model for model in models if suite == "localization" and model.name in records]
     arrays = {model.name: _arrays(model.folder / f"{suite}.npz") for model in with_maps}
     with_gaps = {model.name: records.get(model.name) for model in models}
-    figures = draw_suite(suite, with_gaps, {name: each for name, each in arrays.items() if each})
-    for picture, figure in figures.items():
-        yield inline_svg(figure, f"{suite} {picture}")
+    return draw_suite(suite, with_gaps, {name: each for name, each in arrays.items() if each})
+
+
+def _inlined(suite: str, models: Sequence[Measured]) -> Iterator[str]:
+    if find_spec("matplotlib") is not None:
+        for picture, figure in suite_figures(suite, models).items():
+            yield inline_svg(figure, f"{suite} {picture}")
 
 
 def _arrays(file: Path) -> Arrays:

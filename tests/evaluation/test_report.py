@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluate import EvaluateOptions, evaluate
@@ -58,11 +59,42 @@ def test_a_table_can_be_written_whatever_the_names(tmp_path: Path) -> None:
     assert (row["model"], row["dataset"]) == (r"model \x00\udcff", r"data\udcff")
 
 
-@pytest.mark.parametrize("existing", ["report.html", "results.csv"])
+def test_pictures_are_those_of_the_page(folders: list[Path], tmp_path: Path) -> None:
+    command([*map(str, folders), "--output", str(tmp_path / "report.html"), "--plots", str(tmp_path / "plots")])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    files = list((tmp_path / "plots").iterdir())
+    assert {file.name for file in files} == {"confusion.png", "reliability.png", "ood.png"}
+    training = 2
+    assert len(files) == page.count("<svg") - training
+    for file in files:
+        with Image.open(file) as picture:
+            assert picture.format == "PNG"
+            assert min(picture.size) > 200
+
+
+def test_pictures_need_matplotlib(folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"cutmix_zoo\[plots\]"):
+        report(folders, tmp_path / "report.html", plots=tmp_path / "plots")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_folder_of_pictures_that_cannot_be_written_is_named(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(figures: object, folder: Path) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("cutmix_zoo.evaluation.report.save_figures", fail)
+    with pytest.raises(UserError, match=r"cannot write into .*plots: disk full"):
+        report(folders[1:], tmp_path / "report.html", plots=tmp_path / "plots")
+
+
+@pytest.mark.parametrize("existing", ["report.html", "results.csv", "results.png"])
 def test_nothing_is_overwritten(folders: list[Path], tmp_path: Path, existing: str) -> None:
     (tmp_path / existing).write_text("mine")
-    with pytest.raises(UserError, match=rf"{existing} exists"):
-        report(folders, tmp_path / "report.html", tmp_path / "results.csv")
+    with pytest.raises(UserError, match=f"{existing} exists"):
+        report(folders, tmp_path / "report.html", tmp_path / "results.csv", tmp_path / "results.png")
     assert (tmp_path / existing).read_text() == "mine"
     assert len(list(tmp_path.glob("re*.*"))) == 1
 
