@@ -299,7 +299,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=_budgets,
         default=SuiteSettings.pgd_budgets,
         metavar="N,N",
-        help="adversarial: of PGD, in 1/255 (default: 0,2,8)",
+        help="adversarial: of PGD, in 1/255 (default: 0,2,8); '' leaves PGD out",
     )
     add(
         "--pgd-steps",
@@ -337,13 +337,13 @@ _samples.__name__ = "number of samples"  # what argparse calls it in its own mes
 
 
 def _budgets(text: str) -> tuple[float, ...]:
-    budgets = tuple(float(part) for part in text.split(","))
+    try:
+        budgets = tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        budgets = (math.nan,)
     if not all(0 <= budget < math.inf for budget in budgets):
-        raise argparse.ArgumentTypeError(f"must be finite numbers of at least 0, got {text}")
+        raise argparse.ArgumentTypeError(f"expected finite numbers of at least 0, such as 0,2,8, got {text}")
     return budgets
-
-
-_budgets.__name__ = "list of numbers"
 
 
 def _options(given: argparse.Namespace, arguments: Sequence[str]) -> EvaluateOptions:

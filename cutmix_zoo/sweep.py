@@ -22,6 +22,7 @@ from cutmix_zoo.training.launch import is_first_process, is_launched, leave, pro
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_with_launcher
 from cutmix_zoo.training.recipe import load_recipe
+from cutmix_zoo.training.run import SWEEP_FILE
 from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
@@ -153,9 +154,9 @@ def sweep(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
         if is_first_process():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_json(folder / "sweep.json", done)
+                write_json(folder / SWEEP_FILE, done)
             except OSError as error:
-                raise UserError(f"cannot write {folder / 'sweep.json'}: {error}") from error
+                raise UserError(f"cannot write {folder / SWEEP_FILE}: {error}") from error
     return done
 
 

@@ -20,7 +20,7 @@ from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.pictures import draw_curves
 from cutmix_zoo.training.checkpoint import Progress, load_checkpoint, read_progress
 from cutmix_zoo.training.dry_run import describe_cost, dry_run
-from cutmix_zoo.training.environment import device_name, versions
+from cutmix_zoo.training.environment import device_name
 from cutmix_zoo.training.files import write_json
 from cutmix_zoo.training.job import Job, make_job
 from cutmix_zoo.training.launch import is_launched, leave, make_accelerator, on_main, say
@@ -191,7 +191,7 @@ def _summarize(job: Job, progress: Progress, prefix: str) -> dict[str, Any]:
         "micro_batch": job.micro_batch,
         "device": device_name(job.accelerator.device),
         "mixed_precision": job.accelerator.mixed_precision,
-        "versions": versions(),
+        "versions": job.versions,
     }
 
 

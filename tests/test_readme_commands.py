@@ -59,6 +59,10 @@ def test_what_is_launched_is_a_recipe_that_the_launcher_takes(words: list[str]) 
     assert recipe.runtime.mix_on == "device"
 
 
+SMALL = "cifar_resnet8"
+"""What is fine-tuned instead of a ResNet-50."""
+
+
 def write_images(folder: Path, per_class: int) -> None:
     for label in range(2):
         (folder / f"class{label}").mkdir(parents=True)
@@ -73,13 +77,18 @@ def write_authors_checkpoint(file: Path) -> None:
 
 def small(words: list[str], data: Path, options: dict[str, str]) -> list[str]:
     """Add what makes a command cheap, and name the data that a reader has."""
-    words = [str(data) if word == "DATA" else word for word in words]
+    words = [
+        str(data) if word == "DATA" else word.replace("resnet50.my_images", f"{SMALL}.my_images") for word in words
+    ]
+    if words[0] == "evaluate":
+        tiny = " ".join(words).replace("--on fashion_mnist_mini", f"--on fashion_mnist --root {data}").split()
+        return [*tiny, "--samples", "20", "--pgd-steps", "1", "--budgets", "0,8", "--pgd-budgets", "8"]
     if words[0] not in ("train", "sweep", "preview") or "--gallery" in words:
         return words
     if "finetune_folder" in words:
         options = {
             **{key: value for key, value in options.items() if key not in ("data.name", "data.root")},
-            "model.name": "cifar_resnet8.cutmix_fmnist_mini",
+            "model.name": f"{SMALL}.cutmix_fmnist_mini",
             "schedule.epochs": "2",
             "schedule.warmup_epochs": "1",
         }
@@ -113,4 +122,4 @@ def test_our_commands_run_one_after_the_other(
         word for words in OURS for word, before in zip(words[1:], words, strict=False) if before == "--output"
     ):
         assert (tmp_path / word).exists(), word
-    assert [name for name, _ in published] == ["resnet50.my_images"]
+    assert [name for name, _ in published] == [f"{SMALL}.my_images"]

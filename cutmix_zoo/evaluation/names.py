@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # control characters, halves of characters as in names of files that are no UTF-8, and what is no character
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
-_ABSOLUTE_PATH = re.compile(r"([^/]*[=:])?(/(?!/).*)", re.DOTALL)
+_ABSOLUTE_PATH = re.compile(r"([^/]*[=:]|file://)?(/(?!/).*)", re.DOTALL)
 """An argument that is one, or has one behind something, as in ``NAME=/folder``; not a URL."""
 
 

@@ -25,7 +25,8 @@ def report(folders: Sequence[Path], output: Path, csv: Path | None = None, plots
     """Write one page, a table and pictures of what several folders hold.
 
     Args:
-        folders: of evaluations (``cutmix-zoo evaluate --output``) or runs, all of the same data; a column each.
+        folders: of evaluations (``cutmix-zoo evaluate --output``), runs or sweeps, all of the same data; a column each,
+            and each run of a sweep.
         output: the HTML file to write. It needs no other file and no network; without matplotlib it has tables only.
             Commands are shown in it without where things lie on this machine.
         csv: a file for the main numbers, a line a model (:func:`~cutmix_zoo.evaluation.report_table.result_rows`).
@@ -73,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="RUN_OR_EVAL_DIR",
-        help="what cutmix-zoo evaluate --output or cutmix-zoo train has written; the first is what others differ from",
+        help="what cutmix-zoo evaluate --output, train or sweep has written; the first is what others differ from",
     )
     add("--output", type=Path, required=True, metavar="FILE.html", help="the page to write")
     add(

@@ -20,7 +20,7 @@ from cutmix_zoo.known import known_dataset
 from cutmix_zoo.store import WEIGHTS_FILE, file_sha256
 from cutmix_zoo.training.files import read_json
 from cutmix_zoo.training.recipe import dump_recipe, load_recipe, make_recipe, public_recipe
-from cutmix_zoo.training.run import RunFolder
+from cutmix_zoo.training.run import SWEEP_FILE, RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -121,7 +121,8 @@ def read_folders(folders: Sequence[Path]) -> list[Measured]:
     evaluated, where the weights have to be those that were measured.
 
     Args:
-        folders: at least one; of evaluations on one split of one dataset, or of runs that were validated on it.
+        folders: at least one; of evaluations on one split of one dataset, of runs that were validated on it, or of
+            sweeps, for their finished runs.
 
     Returns:
         What each folder holds, under names that differ: models of one name have the ends of their folders' paths that
@@ -133,10 +134,24 @@ def read_folders(folders: Sequence[Path]) -> list[Measured]:
     twice = [str(folder) for number, folder in enumerate(folders) if folder.resolve() in _resolved(folders[:number])]
     if twice:
         raise UserError(f"{twice[0]} is given twice; name each folder once.")
-    everything = [_read_folder(folder) for folder in folders]
+    everything = [_read_folder(folder) for each in folders for folder in _runs_of(each)]
     for measured in everything:
         _check_data(measured, everything[0])
     return [_told_apart(each, everything) for each in everything]
+
+
+def _runs_of(folder: Path) -> list[Path]:
+    """List the finished runs of a sweep by its folder; any other folder is itself."""
+    file = folder / SWEEP_FILE
+    if not file.is_file():
+        return [folder]
+    try:
+        runs = [folder / run["name"] for run in read_json(file) if run["summary"] is not None]
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is not what a sweep writes: {one_line(error)}") from error
+    if not runs:
+        raise UserError(f"no run of the sweep in {folder} has finished.")
+    return runs
 
 
 def _resolved(folders: Sequence[Path]) -> list[Path]:

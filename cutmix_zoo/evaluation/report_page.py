@@ -7,18 +7,17 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.evaluation import report_html as html
 from cutmix_zoo.evaluation.inline_svg import inline_svg
 from cutmix_zoo.evaluation.names import public_command
 from cutmix_zoo.evaluation.paper_numbers import PaperTable, paper_table
 from cutmix_zoo.evaluation.plots import draw_suite, draw_training, load_arrays
-from cutmix_zoo.evaluation.report_seeds import by_recipe, paired_difference
-from cutmix_zoo.evaluation.report_suites import INPUT, SUITES, Metric, extended
+from cutmix_zoo.evaluation.report_records import differing_settings, suite_records
+from cutmix_zoo.evaluation.report_seeds import averages, best_epochs, by_recipe, top1_differences
+from cutmix_zoo.evaluation.report_suites import INPUT, SUITES, Metric
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.training.recipe import recipe_dict, recipe_difference
-from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from cutmix_zoo.evaluation.plots import Arrays
     from cutmix_zoo.evaluation.report_folders import Measured
-    from cutmix_zoo.evaluation.report_seeds import Repeated
+    from cutmix_zoo.evaluation.report_seeds import Average, Difference, Repeated
     from cutmix_zoo.evaluation.report_suites import SuiteText
     from cutmix_zoo.training.settings import Recipe
 
@@ -65,30 +64,6 @@ def make_page(models: Sequence[Measured], command: str) -> str:
             parts += _suite(suite, models)
     parts += [*_training(models), *_recipes(models), *_environment(models), *_commands(models, command)]
     return html.page(title, "\n".join(parts))
-
-
-def suite_records(suite: str, models: Sequence[Measured]) -> dict[str, dict[str, Any]]:
-    """Collect what a suite found, by the model's name, with what follows from it.
-
-    The accuracy of a model that was not evaluated is what its run found after the last epoch.
-    """
-    records = {model.name: _record(suite, model) for model in models}
-    return {name: extended(suite, record) for name, record in records.items() if record is not None}
-
-
-def _record(suite: str, model: Measured) -> Mapping[str, Any] | None:
-    if suite == "accuracy" and model.about is None and model.summary is not None:
-        return _accuracy_of_run(model, model.summary)
-    return model.records.get(suite)
-
-
-def _accuracy_of_run(model: Measured, summary: Mapping[str, Any]) -> dict[str, Any]:
-    names = {"val_loss": "loss", "val_images": "count"}
-    numbers = {names.get(key, key): summary.get(key) for key in (*VALIDATED, "val_images")}
-    assert model.run is not None, "a summary is that of a run"
-    data = model.run.recipe.data
-    prepared = {"input_size": list(input_spec(data).input_size), "crop_pct": data.crop_pct}
-    return {"model": model.name, "dataset": data.name, "split": model.data[1], **prepared, **numbers, "rows": []}
 
 
 @contextmanager
@@ -135,7 +110,7 @@ def _averages(models: Sequence[Measured]) -> Iterator[str]:
 def _main_numbers(suite: str, models: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
     records = suite_records(suite, models)
     metrics = [metric for metric in SUITES[suite].metrics if metric.column]
-    return _rows(metrics, records, models, compare=not _differing(SUITES[suite], records))
+    return _rows(metrics, records, models, compare=not differing_settings(suite, records))
 
 
 def _rows(
@@ -178,36 +153,28 @@ def _over_seeds(models: Sequence[Measured]) -> Iterator[str]:
         yield html.paragraph(text, "soft")
         return
     yield html.heading("Over seeds")
-    seeds = [html.cell(", ".join(map(str, each.seeds)) or _NONE) for each in repeated]
-    rows = [("seeds", seeds), *(row for suite in SUITES for row in _means(suite, models, repeated))]
+    numbers = averages(repeated)
+    rows = [("seeds", [html.cell(", ".join(map(str, each.seeds)) or _NONE) for each in repeated])]
+    shown = [(metric, numbers[metric.column]) for suite in SUITES.values() for metric in suite.metrics if metric.column]
+    for metric, found in (*shown, (_BEST_EPOCH, best_epochs(repeated))):
+        if any(each.mean is not None for each in found):
+            rows.append((metric.title, [_average(metric, each) for each in found]))
     yield html.table("over seeds", ["", *(each.name for each in repeated)], rows)
     yield html.paragraph("Below a mean: the standard deviation over the seeds.", "soft")
-    top1 = {name: record.get("top1") for name, record in suite_records("accuracy", models).items()}
-    yield html.bullets(_compared(top1, repeated[0], each) for each in repeated[1:])
+    compared = zip(repeated[1:], top1_differences(repeated)[1:], strict=True)
+    if len(repeated) > 1:
+        yield html.bullets(_compared(repeated[0], each, difference) for each, difference in compared)
 
 
-def _means(suite: str, models: Sequence[Measured], repeated: Sequence[Repeated]) -> Iterator[tuple[str, list[str]]]:
-    for metric in SUITES[suite].metrics:
-        values = {name: metric.read(record) for name, record in suite_records(suite, models).items()}
-        means = [each.mean(values) for each in repeated]
-        if metric.column and any(value is not None for value in means):
-            spreads = [_shown_number(metric, each.spread(values), "\N{PLUS-MINUS SIGN} ") for each in repeated]
-            cells = zip(means, spreads, strict=True)
-            yield (
-                metric.title,
-                [html.cell(_shown_number(metric, value) or _NONE, beside=beside) for value, beside in cells],
-            )
+def _average(metric: Metric, average: Average) -> str:
+    mean, spread = (None if value is None else _minus(f"{value:.{metric.decimals}f}") for value in average[:2])
+    return html.cell(mean or _NONE, beside="" if spread is None else f"\N{PLUS-MINUS SIGN} {spread}")
 
 
-def _shown_number(metric: Metric, value: float | None, before: str = "") -> str:
-    return "" if value is None else before + _minus(f"{value:.{metric.decimals}f}")
-
-
-def _compared(top1: Mapping[str, float | None], first: Repeated, second: Repeated) -> str:
+def _compared(first: Repeated, second: Repeated, difference: Difference | None) -> str:
     pair = f"{second.name} less {first.name}"
-    difference = paired_difference(first.by_seed(top1), second.by_seed(top1))
     if difference is None:
-        return f"{pair}: too few runs with the same seeds."
+        return f"{pair}: too few runs with the same seeds, measured in the same way."
     low, high = (_signed(difference.mean + side * difference.half_width, 2) for side in (-1, 1))
     verdict = "" if abs(difference.mean) > difference.half_width else ", which has 0 in it"
     return (
@@ -230,7 +197,7 @@ def _suite(suite: str, models: Sequence[Measured]) -> Iterator[str]:
     names = [model.name for model in columns]
     yield html.heading(text.title)
     yield html.paragraph(text.about)
-    differing = _differing(text, records)
+    differing = differing_settings(suite, records)
     if differing:
         yield html.paragraph(
             f"These models were not measured in the same way ({', '.join(differing)}): nothing is compared.", "soft"
@@ -257,15 +224,6 @@ def _suite(suite: str, models: Sequence[Measured]) -> Iterator[str]:
 
 def _has(record: Mapping[str, Any], key: str) -> bool:
     return record.get(key) is not None
-
-
-def _differing(text: SuiteText, records: Found) -> list[str]:
-    """Name the settings that differ between models."""
-    return [
-        title
-        for key, title in {**text.settings, **INPUT}.items()
-        if len({_shown(record.get(key)) for record in records.values()}) > 1
-    ]
 
 
 def _shown(value: Any) -> str:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cutmix_zoo.evaluation.names import visible
+from cutmix_zoo.evaluation.report_records import differing_settings, suite_records
+from cutmix_zoo.evaluation.report_suites import SUITES
+from cutmix_zoo.known import known_dataset
 from cutmix_zoo.training.recipe import recipe_dict, recipe_difference
 from cutmix_zoo.training.run import MAY_DIFFER
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cutmix_zoo.evaluation.report_folders import Measured
+    from cutmix_zoo.training.settings import Recipe
 
 
 @dataclass(frozen=True)
@@ -24,36 +28,17 @@ class Repeated:
     """A model, trained once or with several seeds.
 
     Args:
+        name: that of timm for what a run exports, architecture and recipe with a dot between; else that of the model.
         members: what was measured, by rising seed; one that is not known to be a run is alone.
     """
 
+    name: str
     members: tuple[Measured, ...]
-
-    @property
-    def name(self) -> str:
-        """That of timm for what a run exports, architecture and recipe with a dot between; else that of the model."""
-        first = self.members[0]
-        return visible(f"{first.architecture}.{first.run.recipe.name}") if first.run else first.name
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Of the runs; none where the recipe is not known."""
         return tuple(member.recipe.seed for member in self.members if member.recipe)
-
-    def by_seed(self, values: Mapping[str, float | None]) -> dict[int, float]:
-        """Take a number of each member, given by the members' names, and leave out those that have none."""
-        found = {member.recipe.seed: values.get(member.name) for member in self.members if member.recipe}
-        return {seed: value for seed, value in found.items() if value is not None}
-
-    def mean(self, values: Mapping[str, float | None]) -> float | None:
-        """Average a number over the members; ``None`` if one has none."""
-        known = [value for value in (values.get(member.name) for member in self.members) if value is not None]
-        return statistics.fmean(known) if len(known) == len(self.members) else None
-
-    def spread(self, values: Mapping[str, float | None]) -> float | None:
-        """Return the standard deviation of a number over the seeds; ``None`` of fewer than two."""
-        known = list(self.by_seed(values).values())
-        return statistics.stdev(known) if len(known) > 1 else None
 
 
 def by_recipe(models: Sequence[Measured]) -> list[Repeated]:
@@ -73,26 +58,90 @@ def by_recipe(models: Sequence[Measured]) -> list[Repeated]:
             alike[0].append(model)
         else:
             groups.append([model])
-    return [repeated for group in groups for repeated in _by_seed(group)]
+    everything = [members for group in groups for members in _by_seed(group)]
+    names = [_exported_name(members[0]) for members in everything]
+    return [
+        Repeated(name if names.count(name) == 1 else members[0].name, members)
+        for name, members in zip(names, everything, strict=True)
+    ]
 
 
-def _by_seed(group: Sequence[Measured]) -> list[Repeated]:
+def _by_seed(group: Sequence[Measured]) -> list[tuple[Measured, ...]]:
     seeds = {model.recipe.seed: model for model in group if model.recipe}
     if len(seeds) < len(group):
-        return [Repeated((model,)) for model in group]
-    return [Repeated(tuple(seeds[seed] for seed in sorted(seeds)))]
+        return [(model,) for model in group]
+    return [tuple(seeds[seed] for seed in sorted(seeds))]
+
+
+def _exported_name(model: Measured) -> str:
+    return visible(f"{model.architecture}.{model.run.recipe.name}") if model.run else model.name
 
 
 def _alike(first: Measured, second: Measured) -> bool:
     if first.recipe is None or second.recipe is None:
         return False
     recipes = (recipe_dict(first.recipe), recipe_dict(second.recipe))
-    return not recipe_difference(*recipes, ("seed", *MAY_DIFFER)) and _measured_alike(first) == _measured_alike(second)
+    return not recipe_difference(*recipes, _ignored(first.recipe)) and _circumstances(first) == _circumstances(second)
 
 
-def _measured_alike(model: Measured) -> tuple[object, ...]:
-    about = model.about or {}
-    return (model.about is None, model.data, about.get("input_size"), about.get("crop_pct"))
+def _ignored(recipe: Recipe) -> list[str]:
+    """List what numbers do not depend on; a folder of one's own is what its place says, and a known dataset is not."""
+    counts = {"evaluate.best_by"} if known_dataset(recipe.data.name) else {"evaluate.best_by", "data.root"}
+    return ["seed", *(key for key in MAY_DIFFER if key not in counts)]
+
+
+def _circumstances(model: Measured) -> tuple[object, ...]:
+    about, summary = model.about or {}, model.summary or {}
+    measured = (model.about is None, model.data, about.get("input_size"), about.get("crop_pct"))
+    return (*measured, summary.get("processes"), summary.get("mixed_precision"))
+
+
+class Average(NamedTuple):
+    """A number of a model over its runs."""
+
+    mean: float | None
+    """``None`` if a run has none, or they were not measured alike."""
+    spread: float | None
+    """Standard deviation; ``None`` without a mean, or of one run."""
+    by_seed: Mapping[int, float]
+    """Of the runs that have one."""
+
+
+def averages(repeated: Sequence[Repeated]) -> dict[str, list[Average]]:
+    """Average the main numbers of the suites.
+
+    Returns:
+        By the columns of the CSV file: a number a model, in their order.
+    """
+    numbers: dict[str, list[Average]] = {}
+    for suite, text in SUITES.items():
+        records = [suite_records(suite, each.members) for each in repeated]
+        alike = [not differing_settings(suite, each) for each in records]
+        for metric in text.metrics:
+            values = [
+                {name: metric.read(record) for name, record in found.items()} if same else {}
+                for found, same in zip(records, alike, strict=True)
+            ]
+            if metric.column:
+                numbers[metric.column] = [_average(*each) for each in zip(repeated, values, strict=True)]
+    return numbers
+
+
+def best_epochs(repeated: Sequence[Repeated]) -> list[Average]:
+    """Average the top-1 accuracy of the runs' best epochs."""
+    return [
+        _average(each, {member.name: (member.summary or {}).get("best_top1") for member in each.members})
+        for each in repeated
+    ]
+
+
+def _average(model: Repeated, values: Mapping[str, float | None]) -> Average:
+    found = [(member, values.get(member.name)) for member in model.members]
+    by_seed = {member.recipe.seed: value for member, value in found if member.recipe and value is not None}
+    known = [value for _, value in found if value is not None]
+    if len(known) < len(found):
+        return Average(None, None, by_seed)
+    return Average(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, by_seed)
 
 
 class Difference(NamedTuple):
@@ -129,6 +178,22 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     return Difference(statistics.mean(differences), half_width, len(differences))
 
 
+def top1_differences(repeated: Sequence[Repeated]) -> list[Difference | None]:
+    """Compare the top-1 accuracy of each model with that of the first, which is not compared.
+
+    Returns:
+        ``None`` where too few runs have a seed in common, or the two were not measured alike.
+    """
+    found = averages(repeated)["top1"]
+    accuracy = [suite_records("accuracy", each.members) for each in repeated]
+    return [
+        None
+        if number == 0 or differing_settings("accuracy", {**accuracy[0], **accuracy[number]})
+        else paired_difference(found[0].by_seed, found[number].by_seed)
+        for number in range(len(repeated))
+    ]
+
+
 def student_quantile(degrees: int) -> float:
     """Return the 97.5 % quantile of Student's distribution: of an interval of 95 %, half is on either side.
 
@@ -144,6 +209,7 @@ def student_quantile(degrees: int) -> float:
     for _ in range(60):
         middle = (low + high) / 2
         points = np.linspace(0, middle, 10_001)
-        share = np.trapezoid(scale * (1 + points**2 / degrees) ** (-(degrees + 1) / 2), points)
+        density = scale * (1 + points**2 / degrees) ** (-(degrees + 1) / 2)
+        share = (density[1:] + density[:-1]).sum() / 2 * (points[1] - points[0])
         low, high = (middle, high) if share < 0.475 else (low, middle)
     return high

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING, Any
 
 from cutmix_zoo.evaluation.names import visible
-from cutmix_zoo.evaluation.report_page import suite_records
-from cutmix_zoo.evaluation.report_seeds import by_recipe, paired_difference
-from cutmix_zoo.evaluation.report_suites import SUITES
+from cutmix_zoo.evaluation.report_seeds import averages, best_epochs, by_recipe, top1_differences
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from cutmix_zoo.evaluation.report_folders import Measured
-    from cutmix_zoo.evaluation.report_seeds import Repeated
+    from cutmix_zoo.evaluation.report_seeds import Difference, Repeated
 
 
 def result_rows(models: Sequence[Measured]) -> list[dict[str, Any]]:
@@ -31,44 +30,53 @@ def result_rows(models: Sequence[Measured]) -> list[dict[str, Any]]:
         is not known; then the other main numbers of the suites. ``None`` for what is not known, or was not measured of
         every run.
     """
-    numbers: dict[str, Mapping[str, float | None]] = {
-        metric.column: {name: metric.read(record) for name, record in suite_records(suite, models).items()}
-        for suite, text in SUITES.items()
-        for metric in text.metrics
-        if metric.column
-    }
     repeated = by_recipe(models)
-    return [_row(each, repeated[0], numbers) for each in repeated]
+    numbers, best, differences = averages(repeated), best_epochs(repeated), top1_differences(repeated)
+    top1 = numbers.pop("top1")
+    return [
+        {
+            **_model(model),
+            "top1": top1[place].mean,
+            "top1_std": top1[place].spread,
+            "best_top1": best[place].mean,
+            **_difference(differences[place]),
+            **_training(model),
+            **{column: found[place].mean for column, found in numbers.items()},
+        }
+        for place, model in enumerate(repeated)
+    ]
 
 
-def _row(model: Repeated, first: Repeated, numbers: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
-    members, top1 = model.members, numbers["top1"]
-    difference = None if model is first else paired_difference(first.by_seed(top1), model.by_seed(top1))
-    dataset, split = members[0].data
-    seconds = model.mean({member.name: (member.summary or {}).get("train_seconds") for member in members})
-    row = {
-        "model": model.name,
-        "dataset": dataset,
-        "split": split,
-        "top1": model.mean(top1),
-        "top1_std": model.spread(top1),
-        "best_top1": model.mean({member.name: (member.summary or {}).get("best_top1") for member in members}),
-        "difference": difference and difference.mean,
-        "difference_95": difference and difference.half_width,
-        "parameters": members[0].parameters,
+def _model(model: Repeated) -> dict[str, str]:
+    dataset, split = model.members[0].data
+    return {"model": model.name, "dataset": visible(dataset), "split": visible(split)}
+
+
+def _difference(found: Difference | None) -> dict[str, float | None]:
+    return {"difference": found and found.mean, "difference_95": found and found.half_width}
+
+
+def _training(model: Repeated) -> dict[str, Any]:
+    first, hours = model.members[0], [_hours(member) for member in model.members]
+    known = [each for each in hours if each is not None]
+    return {
+        "parameters": first.parameters,
         "seeds": _together(model.seeds),
-        "recipe": members[0].recipe and members[0].recipe.name,
-        "commit": _together(member.commit for member in members),
-        "hardware": _together(map(_hardware, members)),
-        "hours": None if seconds is None else round(seconds / 3600, 3),
-        **{column: model.mean(values) for column, values in numbers.items() if column != "top1"},
+        "recipe": first.recipe and visible(first.recipe.name),
+        "commit": _together(member.commit for member in model.members),
+        "hardware": _together(map(_hardware, model.members)),
+        "hours": statistics.fmean(known) if len(known) == len(hours) else None,
     }
-    return {column: visible(value) if isinstance(value, str) else value for column, value in row.items()}
+
+
+def _hours(model: Measured) -> float | None:
+    seconds = (model.summary or {}).get("train_seconds")
+    return None if seconds is None else seconds / 3600
 
 
 def _together(texts: Iterable[object]) -> str | None:
     """Write what differs side by side."""
-    return "; ".join(dict.fromkeys(str(text) for text in texts if text is not None)) or None
+    return visible("; ".join(dict.fromkeys(str(text) for text in texts if text is not None))) or None
 
 
 def _hardware(model: Measured) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,7 @@ from cutmix_zoo.errors import UserError
 from cutmix_zoo.mixing import IdentityPlan, MixPlan
 from cutmix_zoo.models.drop_block import set_drop_block_progress
 from cutmix_zoo.training.checkpoint import TrainState
+from cutmix_zoo.training.environment import versions
 from cutmix_zoo.training.launch import sum_over_processes
 from cutmix_zoo.training.memory import find_micro_batch
 from cutmix_zoo.training.mix import draw_mix, make_collate, measure_maps, mixes_in_collate
@@ -39,6 +40,8 @@ from cutmix_zoo.training.schedule import make_schedule
 from cutmix_zoo.training.splits import Splits, open_splits, resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from accelerate import Accelerator
     from timm.scheduler.scheduler import Scheduler
 
@@ -68,6 +71,7 @@ class Job:
         map_sizes: height and width of the maps inside the network, if a method mixes those.
         ema: the moving average of the network's weights, if the recipe asks for one.
         micro_batch: images of a pass; ``None`` for the whole batch of a process.
+        versions: of the packages, and our commit, when the job was made: files may change while it trains.
     """
 
     recipe: Recipe
@@ -85,6 +89,7 @@ class Job:
     map_sizes: MapSizes | None = None
     ema: ModelEmaV3 | None = None
     micro_batch: int | None = None
+    versions: Mapping[str, str] = field(default_factory=versions)
 
     @property
     def state(self) -> TrainState:

@@ -33,6 +33,9 @@ MAY_DIFFER = (
 )
 """Keys that may change on resume: the numbers of a run do not depend on them."""
 
+SWEEP_FILE = "sweep.json"
+"""What a sweep writes beside the folders of its runs."""
+
 Status = Literal["running", "finished", "preempted", "failed"]
 
 

@@ -123,6 +123,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         (f"textures={HERE}/sets/a", "textures=sets/a"),
         ("--root=/data/images", "--root=…/images"),
         ("local-dir:/home/somebody/model", "local-dir:…/model"),
+        ("file:///data/x", "file://…/x"),
         ("/data/a=b/c:/d", "…/d"),
     ],
 )

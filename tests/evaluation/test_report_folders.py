@@ -219,3 +219,22 @@ def test_a_damaged_recipe_of_a_run_is_named(tmp_path: Path) -> None:
     (folder / "recipe.yaml").write_text("version: 1\nmodl: {}\n")
     with pytest.raises(UserError, match=r"recipe\.yaml"):
         _read(folder)
+
+
+def test_a_sweep_is_its_finished_runs(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"seed={seed}", seed=seed, name="swept")
+    done = [{"name": f"seed={seed}", "summary": {} if seed < 2 else None} for seed in range(3)]
+    (tmp_path / "sweep.json").write_text(json.dumps(done))
+    models = _read(tmp_path)
+    assert [model.name for model in models] == ["swept (seed=0)", "swept (seed=1)"]
+    (tmp_path / "sweep.json").write_text(json.dumps(done[2:]))
+    with pytest.raises(UserError, match=r"no run of the sweep in .* has finished"):
+        _read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}x", '[{"name": "a"}]'])
+def test_a_damaged_sweep_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(UserError, match=r"sweep\.json is not what a sweep writes"):
+        _read(tmp_path)

@@ -1,3 +1,4 @@
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,15 @@ import pytest
 from scipy import stats
 
 from cutmix_zoo.evaluation.report_folders import read_folders
-from cutmix_zoo.evaluation.report_seeds import Repeated, by_recipe, paired_difference, student_quantile
+from cutmix_zoo.evaluation.report_seeds import (
+    Repeated,
+    averages,
+    by_recipe,
+    paired_difference,
+    student_quantile,
+    top1_differences,
+)
+from cutmix_zoo.training.files import read_json, write_json
 from tests.evaluation.synthetic_findings import write_evaluation, write_run
 
 
@@ -30,6 +39,11 @@ def test_another_recipe_is_another_model(tmp_path: Path, change: dict[str, str])
     assert len(grouped(write_run(tmp_path / "a", seed=0), write_run(tmp_path / "b", seed=1, **change))) == 2
 
 
+def test_recipes_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"lr={lr}", name="same", **{"optimizer.lr": lr}) for lr in ("0.1", "0.2")]
+    assert [each.name for each in grouped(*runs)] == ["same (lr=0.1)", "same (lr=0.2)"]
+
+
 def test_a_seed_that_comes_twice_is_not_taken_for_another(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 1), ("c", 1))]
     assert [repeated.seeds for repeated in grouped(*runs)] == [(0,), (1,), (1,)]
@@ -39,7 +53,6 @@ def test_what_is_no_run_is_alone(tmp_path: Path) -> None:
     folders = [write_evaluation(tmp_path / name, "resnet50.cutmix_in1k", suites=()) for name in "ab"]
     repeated = grouped(*folders)
     assert [each.seeds for each in repeated] == [(), ()]
-    assert repeated[0].by_seed({repeated[0].members[0].name: 1.0}) == {}
 
 
 @pytest.mark.parametrize("about", [{"input_size": [1, 56, 56]}, {"crop_pct": 0.5}])
@@ -50,9 +63,66 @@ def test_what_was_measured_otherwise_is_not_taken_together(tmp_path: Path, about
     assert len(grouped(first, write_run(tmp_path / "c", seed=2))) == 2  # a run alone was validated, not evaluated
 
 
-def test_numbers_are_those_of_the_members_by_seed(tmp_path: Path) -> None:
-    (repeated,) = grouped(*(write_run(tmp_path / name, seed=seed) for seed, name in enumerate("abc")))
-    assert repeated.by_seed({"a": 1.0, "b": None, "c": 3.0, "d": 4.0}) == {0: 1.0, 2: 3.0}
+def test_folders_of_ones_own_are_what_their_places_say(tmp_path: Path) -> None:
+    pets, cars = (
+        write_run(tmp_path / place, seed=seed, **{"data.name": "folder", "data.root": f"/data/{place}"})
+        for seed, place in enumerate(("pets", "cars"))
+    )
+    assert len(grouped(pets, cars)) == 2
+    known = [write_run(tmp_path / f"known{seed}", seed=seed, **{"data.root": f"/data/{seed}"}) for seed in (0, 1)]
+    assert len(grouped(*known)) == 1
+
+
+@pytest.mark.parametrize("change", [{"mixed_precision": "bf16"}, {"processes": 4}])
+def test_what_was_trained_otherwise_is_not_taken_together(tmp_path: Path, change: dict[str, Any]) -> None:
+    runs = [write_run(tmp_path / f"run{seed}", seed=seed) for seed in (0, 1)]
+    write_json(runs[1] / "summary.json", {**read_json(runs[1] / "summary.json"), **change})
+    assert len(grouped(*runs)) == 2
+
+
+def test_best_epochs_by_other_numbers_are_not_averaged(tmp_path: Path) -> None:
+    changes = [{"evaluate.best_by": name} for name in ("top1", "val_loss")]
+    assert len(grouped(*(write_run(tmp_path / f"run{n}", seed=n, **change) for n, change in enumerate(changes)))) == 2
+
+
+def test_a_number_that_a_run_lacks_has_no_mean_and_no_spread(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"run{seed}", seed=seed, skill=0.8 + seed / 100) for seed in range(3)]
+    (whole,) = averages(grouped(*runs))["top1"]
+    top1 = {seed: read_json(run / "summary.json")["top1"] for seed, run in enumerate(runs)}
+    assert whole.by_seed == top1
+    assert whole.mean == pytest.approx(statistics.mean(top1.values()))
+    assert whole.spread == pytest.approx(statistics.stdev(top1.values()))
+    (runs[1] / "metrics.jsonl").unlink()
+    summary = read_json(runs[1] / "summary.json")
+    write_json(runs[1] / "summary.json", {key: value for key, value in summary.items() if key not in ("top1",)})
+    (part,) = averages(grouped(*runs))["top1"]
+    assert part == (None, None, {0: top1[0], 2: top1[2]})
+
+
+def test_runs_that_were_not_measured_alike_have_no_mean(tmp_path: Path) -> None:
+    folders = [write_evaluation(write_run(tmp_path / f"run{n}", seed=n), suites=("occlusion", "ood")) for n in (0, 1)]
+    alike = averages(grouped(*folders))
+    assert alike["occlusion_error_centre"][0].mean is not None
+    file = folders[1] / "occlusion.json"
+    write_json(file, {**read_json(file), "fill": "black"})
+    different = averages(grouped(*folders))
+    assert different["occlusion_error_centre"] == [(None, None, {})]
+    assert different["ood_auroc"] == alike["ood_auroc"]
+
+
+def test_models_that_were_not_measured_alike_are_not_compared(tmp_path: Path) -> None:
+    def differences(**about: Any) -> list[Any]:
+        folders = []
+        for name, changes, how in (("a", {"mix": "null"}, {}), ("b", {}, about)):
+            for seed in (0, 1):
+                run = write_run(tmp_path / f"{name}{seed}", seed=seed, **changes)
+                folders.append(write_evaluation(run, suites=("accuracy",), **how))
+        return top1_differences(grouped(*folders))
+
+    first, second = differences()
+    assert first is None
+    assert second == (0, 0, 2)
+    assert differences(input_size=[1, 56, 56]) == [None, None]
 
 
 def test_a_paired_difference_is_that_of_the_paired_t_test() -> None:

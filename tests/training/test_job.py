@@ -60,3 +60,10 @@ def test_weights_that_cannot_be(tiny_recipe: Recipe) -> None:
     for wrong in ((), (-1.0, 2.0)):
         with pytest.raises(ValueError, match="class_weights must be balanced, null or numbers of at least 0"):
             replace(regularize, class_weights=wrong)
+
+
+def test_a_job_remembers_what_it_was_made_with(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(tiny_recipe, make_accelerator())
+    monkeypatch.setattr("cutmix_zoo.training.environment.source_commit", lambda file: "another")
+    assert job.versions.get("commit") != "another"
+    assert make_job(tiny_recipe, make_accelerator()).versions["commit"] == "another"
