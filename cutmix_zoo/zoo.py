@@ -75,7 +75,7 @@ def zoo_table() -> dict[str, ZooEntry]:
 
     Example:
         >>> zoo_table()["cifar_resnet8.cutmix_fmnist_mini"].recipe
-        'quickstart'
+        'fashion_mnist_mini_resnet8_cutmix'
     """
     return read_table(json.loads(_TABLE.read_text(encoding="utf-8")))
 
