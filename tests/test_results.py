@@ -1,5 +1,6 @@
 """The tables of results are made of the runs that are kept beside them."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from cutmix_zoo.evaluation.findings import csv_text
 from cutmix_zoo.evaluation.report_folders import read_folders
+from cutmix_zoo.evaluation.report_seeds import Average, averages, by_recipe, paired_difference
 from cutmix_zoo.evaluation.report_table import result_rows
 from cutmix_zoo.training.files import read_json
 from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_difference
@@ -15,6 +17,8 @@ from cutmix_zoo.training.run import MAY_DIFFER
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 TABLES = sorted(RESULTS.glob("*.csv"))
+RUNS = sorted((RESULTS / "runs").glob("*/*"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 METHODS = ("baseline", "cutmix", "mixup", "cutout", "shakedrop")
 
 
@@ -26,7 +30,7 @@ def runs_of(table: Path) -> list[Path]:
 
 def test_there_are_tables_and_every_run_is_in_one() -> None:
     assert TABLES
-    assert sorted(run for table in TABLES for run in runs_of(table)) == sorted((RESULTS / "runs").glob("*/*"))
+    assert sorted(run for table in TABLES for run in runs_of(table)) == RUNS
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
@@ -34,7 +38,7 @@ def test_a_table_is_made_of_its_runs(table: Path) -> None:
     assert csv_text(result_rows(read_folders(runs_of(table)))) == table.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("run", sorted((RESULTS / "runs").glob("*/*")), ids=lambda run: f"{run.parent.name}/{run.name}")
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run.parent.name}/{run.name}")
 def test_a_run_is_of_the_shipped_recipe_and_finished_it(run: Path) -> None:
     shipped, trained = load_recipe(run.parent.name), load_recipe(run / "recipe.yaml")
     from_data = ("model.in_chans", "model.num_classes", "data.input_size", "data.mean", "data.std")
@@ -43,3 +47,81 @@ def test_a_run_is_of_the_shipped_recipe_and_finished_it(run: Path) -> None:
     assert run.name == f"seed={trained.seed}"
     assert summary["epochs"] == shipped.schedule.epochs
     assert re.fullmatch(r"[0-9a-f]{40}", summary["versions"]["commit"])
+
+
+def signed(value: float, decimals: int = 2) -> str:
+    return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def accuracy_line(row: dict[str, str]) -> str:
+    """Write a row of the README's first table of a setting as it stands there."""
+    spread = f" \N{PLUS-MINUS SIGN} {float(row['top1_std']):.2f}" if row["top1_std"] else ""
+    difference = "\N{EN DASH}"
+    if row["difference"]:
+        centre, half = float(row["difference"]), float(row["difference_95"])
+        low, high = (signed(centre + side * half) for side in (-1, 1))
+        difference = f"{signed(centre)} ({low} to {high})"
+    cells = [f"{float(row['top1']):.2f}{spread}", f"{float(row['best_top1']):.2f}", difference, row["seeds"]]
+    return f"| `{row['recipe']}` | {' | '.join(cells)} |"
+
+
+SUITE_COLUMNS = {
+    "ece": 4,
+    "fgsm_top1_at_8": 2,
+    "pgd_top1_at_8": 2,
+    "occlusion_error_centre": 2,
+    "occlusion_error_boundary": 2,
+    "in_between_error_mixup": 2,
+    "in_between_error_cutmix": 2,
+    "ood_auroc": 2,
+    "ood_tnr_at_tpr95": 2,
+    "corruption_error": 2,
+    "probe_top1": 2,
+}
+"""The columns that stand in the README's table of the suites, and their decimals."""
+
+
+def suite_line(column: str, first: Average, second: Average) -> str:
+    """Write the numbers of a row of the README's table of the suites; bold where the interval excludes zero."""
+    assert first.mean is not None
+    assert second.mean is not None
+    difference = paired_difference(first.by_seed, second.by_seed)
+    assert difference is not None
+    decimals = SUITE_COLUMNS[column]
+    low, high = (signed(difference.mean + side * difference.half_width, decimals) for side in (-1, 1))
+    text = f"{signed(difference.mean, decimals)} ({low} to {high})"
+    text = f"**{text}**" if abs(difference.mean) > difference.half_width else text
+    return f" | {first.mean:.{decimals}f} | {second.mean:.{decimals}f} | {text} |"
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_the_readme_has_the_rows_of_a_table_and_no_others(table: Path) -> None:
+    rows = rows_of(table)
+    for row in rows:
+        assert accuracy_line(row) in README
+    named = set(re.findall(rf"^\| `({table.stem}_resnet8_\w+)` \|", README, flags=re.MULTILINE))
+    assert named == {row["recipe"] for row in rows}
+
+
+def suite_lines() -> dict[str, str]:
+    methods = (sorted((RESULTS / "runs" / f"fashion_mnist_mini_resnet8_{name}").glob("*")) for name in METHODS[:2])
+    found = averages(by_recipe(read_folders([run for runs in methods for run in runs])))
+    return {column: suite_line(column, *found[column]) for column in SUITE_COLUMNS}
+
+
+@pytest.mark.parametrize(("column", "line"), suite_lines().items())
+def test_the_readme_has_what_the_suites_found(column: str, line: str) -> None:
+    assert line in README, column
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run.parent.name}/{run.name}")
+def test_an_evaluation_found_what_the_run_found(run: Path) -> None:
+    if (run / "accuracy.json").exists():
+        assert read_json(run / "accuracy.json")["top1"] == read_json(run / "summary.json")["top1"]
+    else:
+        assert not list(run.glob("evaluation.json"))

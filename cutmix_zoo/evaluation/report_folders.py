@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -230,10 +231,12 @@ def _find_run(folder: Path, about: Mapping[str, Any]) -> Run | None:
 
 
 def _model_name(about: Mapping[str, Any], folder: Path) -> str:
-    """Call a run by its folder's name: where it lies is nobody else's business; a Hub id stays as it is."""
+    """Call a run by its recipe, as where it was not evaluated, and a folder by its name; a Hub id stays as it is."""
     model = about["model"].removeprefix(_LOCAL)
-    is_run = os.sep in model and about.get("recipe") is not None
-    is_folder = is_run or model != about["model"] or Path(model).is_absolute()
+    if os.sep in model and isinstance(about.get("recipe"), str):
+        found = re.search(r"^name: (\S+)$", about["recipe"], re.MULTILINE)
+        return visible(found[1] if found else Path(model).name)
+    is_folder = model != about["model"] or Path(model).is_absolute()
     return visible((Path(model).name or folder.name) if is_folder else model)
 
 

@@ -174,9 +174,9 @@ def test_what_is_really_measured_goes_through(
                 assert [_shown(cell) for cell in page.row(table, title)] == pytest.approx(numbers, abs=rounding)
         if text.values:
             assert len(page.tables[f"{text.title}, row by row"]) == 1 + len(records[0]["rows"])
-    assert page.tables["main numbers"][0] == ["", "run", "exported"]
-    assert page.tables["training"][0] == ["", "run"]
-    assert "Measured so: run (ema.decay 0.5)." in page.text
+    assert page.tables["main numbers"][0] == ["", "quickstart", "exported"]
+    assert page.tables["training"][0] == ["", "quickstart"]
+    assert "Measured so: quickstart (ema.decay 0.5)." in page.text
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert rows[0]["commit"] == summary["versions"].get("commit", "")
     assert (rows[0]["recipe"], rows[1]["recipe"], rows[1]["commit"]) == ("quickstart", "", "")

@@ -101,6 +101,7 @@ def test_the_recipe_of_an_evaluation_is_understood_or_shown_as_it_is(tmp_path: P
         ("resnet50.a1_in1k", None, "resnet50.a1_in1k"),
         ("owner/name", None, "owner/name"),  # on the Hub
         ("runs/mine", "seed: 0", "mine"),
+        ("sweeps/a/seed=0", "version: 1\nname: better\nmodel:\n  name: resnet50\n", "better"),
         ("/home/somebody/model", None, "model"),
         ("local-dir:/home/somebody/model", None, "model"),
         ("local-dir:models/mine", None, "mine"),
