@@ -119,6 +119,14 @@ def test_the_readme_has_what_the_suites_found(column: str, line: str) -> None:
     assert line in README, column
 
 
+def test_the_readme_has_what_the_suites_found_of_the_pair() -> None:
+    first, second = rows_of(RESULTS / "fashion_mnist.csv")[:2]
+    assert first["seeds"] == second["seeds"] == "0"  # with more, the text has to be another
+    for column in ("occlusion_error_centre", "in_between_error_cutmix", "ece", "ood_tnr_at_tpr95"):
+        decimals = SUITE_COLUMNS[column]
+        assert f"{float(first[column]):.{decimals}f} and {float(second[column]):.{decimals}f}" in README, column
+
+
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run.parent.name}/{run.name}")
 def test_an_evaluation_found_what_the_run_found(run: Path) -> None:
     if (run / "accuracy.json").exists():
