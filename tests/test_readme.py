@@ -166,3 +166,12 @@ def test_the_readme_names_every_command_and_recipe_key_it_uses() -> None:
     keys = set(re.findall(r"--([a-z]+\.[a-z_]+)", README))
     assert keys
     assert keys <= set(recipe_keys())
+
+
+def test_links_within_the_project_lead_somewhere() -> None:
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", README, flags=re.DOTALL), flags=re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
+    assert any(link.startswith("#") for link in links)
+    for link in links:
+        assert link in anchors if link.startswith("#") else (Path(__file__).parents[1] / link).is_file(), link
