@@ -208,7 +208,7 @@ def test_a_run_and_a_row_of_the_zoo_bring_their_recipe(tmp_path: Path) -> None:
     options = EvaluateOptions(workers=0)
     evaluate("cifar_resnet8.cutmix_fmnist_mini", "fashion_mnist_mini", output=tmp_path, options=options)
     about = json.loads((tmp_path / "evaluation.json").read_text())
-    assert yaml.safe_load(about["recipe"])["name"] == "quickstart"
+    assert yaml.safe_load(about["recipe"])["name"] == "fashion_mnist_mini_resnet8_cutmix"
 
 
 def test_a_linear_probe_alone_needs_no_common_classes(exported: Path, image_folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from accelerate.commands.launch import launch_command_parser
 
 from cutmix_zoo.cli import command
+from cutmix_zoo.hub.publish import Wishes
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.recipe import load_recipe
 from tests.conftest import random_image
@@ -96,30 +98,51 @@ def small(words: list[str], data: Path, options: dict[str, str]) -> list[str]:
     return [*words, *(word for key, value in options.items() if key not in given for word in (f"--{key}", value))]
 
 
-@pytest.mark.usefixtures("store")
-def test_our_commands_run_one_after_the_other(
-    tiny_data: Path,
-    tiny_options: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+SESSIONS = [block for block in BLOCKS if "cutmix-zoo" in block and "my_images" not in block]
+PUBLISHED = "\n".join(block for block in BLOCKS if "my_images" in block)
+"""What is published was fine-tuned before."""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run commands in, with what they take for granted."""
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "IMAGES", 1)
     write_images(tmp_path / "MY_IMAGES", 10)
-    write_authors_checkpoint(tmp_path / "model_best.pth.tar")
-    published: list[Any] = []
+    return tmp_path
 
-    def upload(bundle: Any, wishes: Any, api: Any) -> str:
-        published.append((bundle.facts.name, wishes))
+
+def ours(block: str) -> list[list[str]]:
+    return [words[1:] for words in commands_of(block) if words[0] == "cutmix-zoo"]
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("block", SESSIONS)
+def test_our_commands_run_one_after_the_other(
+    block: str, place: Path, tiny_data: Path, tiny_options: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "model_best.pth.tar" in block:
+        write_authors_checkpoint(place / "model_best.pth.tar")
+    for words in ours(block):
+        command(small(words, tiny_data, tiny_options))
+        assert capsys.readouterr().out
+        for option, file in pairwise(words):
+            assert option not in ("--output", "--csv") or (place / file).exists(), file
+
+
+def test_what_was_fine_tuned_is_published(
+    place: Path, tiny_data: Path, tiny_options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: list[tuple[Any, Wishes]] = []
+
+    def upload(bundle: Any, wishes: Wishes, api: object) -> str:
+        published.append((bundle, wishes))
         return "0" * 40
 
     monkeypatch.setattr("cutmix_zoo.cli.upload", upload)
-    for words in OURS:
+    for words in ours(PUBLISHED):
         command(small(words, tiny_data, tiny_options))
-    assert capsys.readouterr().out
-    for word in (
-        word for words in OURS for word, before in zip(words[1:], words, strict=False) if before == "--output"
-    ):
-        assert (tmp_path / word).exists(), word
-    assert [name for name, _ in published] == [f"{SMALL}.my_images"]
+    ((bundle, wishes),) = published  # the other one was a dry run
+    assert bundle.facts.name == f"{SMALL}.my_images"
+    assert wishes.tag == "v1.0"
+    assert (place / "runs" / "my_images" / "summary.json").exists()

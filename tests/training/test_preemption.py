@@ -83,9 +83,10 @@ def test_outside_the_main_thread_nothing_is_taken() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel call is Linux's")
 def test_the_death_of_the_launcher_is_a_signal() -> None:
     child = (
-        "import signal, sys, time; sys.path.insert(0, sys.argv[1]); "
+        "import os, signal, sys, time; sys.path.insert(0, sys.argv[1]); "
         "from cutmix_zoo.training.preemption import stop_with_launcher; stop_with_launcher(); "
-        "signal.signal(signal.SIGTERM, lambda *_: (print('told', flush=True), sys.exit())); "
+        # not print: the signal may come while the child prints that it is ready
+        "signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b'told\\n'), sys.exit())); "
         "print('ready', flush=True); time.sleep(60)"
     )
     # the launcher starts the child and is killed once the child is ready; the pipe outlives it
