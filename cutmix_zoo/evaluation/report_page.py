@@ -14,7 +14,7 @@ from cutmix_zoo.evaluation.names import public_command
 from cutmix_zoo.evaluation.paper_numbers import PaperTable, paper_table
 from cutmix_zoo.evaluation.plots import draw_suite, draw_training, load_arrays
 from cutmix_zoo.evaluation.report_records import differing_settings, suite_records
-from cutmix_zoo.evaluation.report_seeds import averages, best_epochs, by_recipe, top1_differences
+from cutmix_zoo.evaluation.report_seeds import averages, by_recipe, summary_averages, top1_differences
 from cutmix_zoo.evaluation.report_suites import INPUT, SUITES, Metric
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.training.recipe import recipe_dict, recipe_difference
@@ -156,12 +156,12 @@ def _over_seeds(models: Sequence[Measured]) -> Iterator[str]:
     numbers = averages(repeated)
     rows = [("seeds", [html.cell(", ".join(map(str, each.seeds)) or _NONE) for each in repeated])]
     shown = [(metric, numbers[metric.column]) for suite in SUITES.values() for metric in suite.metrics if metric.column]
-    for metric, found in (*shown, (_BEST_EPOCH, best_epochs(repeated))):
+    for metric, found in (*shown, (_BEST_EPOCH, summary_averages(repeated, _BEST_EPOCH.key))):
         if any(each.mean is not None for each in found):
             rows.append((metric.title, [_average(metric, each) for each in found]))
     yield html.table("over seeds", ["", *(each.name for each in repeated)], rows)
     yield html.paragraph("Below a mean: the standard deviation over the seeds.", "soft")
-    compared = zip(repeated[1:], top1_differences(repeated)[1:], strict=True)
+    compared = zip(repeated[1:], top1_differences(repeated, numbers["top1"])[1:], strict=True)
     if len(repeated) > 1:
         yield html.bullets(_compared(repeated[0], each, difference) for each, difference in compared)
 

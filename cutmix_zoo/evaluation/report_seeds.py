@@ -127,11 +127,10 @@ def averages(repeated: Sequence[Repeated]) -> dict[str, list[Average]]:
     return numbers
 
 
-def best_epochs(repeated: Sequence[Repeated]) -> list[Average]:
-    """Average the top-1 accuracy of the runs' best epochs."""
+def summary_averages(repeated: Sequence[Repeated], key: str) -> list[Average]:
+    """Average a number of the runs' summaries, such as ``best_top1``: a number a model, in their order."""
     return [
-        _average(each, {member.name: (member.summary or {}).get("best_top1") for member in each.members})
-        for each in repeated
+        _average(each, {member.name: (member.summary or {}).get(key) for member in each.members}) for each in repeated
     ]
 
 
@@ -178,18 +177,21 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     return Difference(statistics.mean(differences), half_width, len(differences))
 
 
-def top1_differences(repeated: Sequence[Repeated]) -> list[Difference | None]:
+def top1_differences(repeated: Sequence[Repeated], top1: Sequence[Average]) -> list[Difference | None]:
     """Compare the top-1 accuracy of each model with that of the first, which is not compared.
+
+    Args:
+        repeated: the models.
+        top1: of each, as :func:`averages` has it.
 
     Returns:
         ``None`` where too few runs have a seed in common, or the two were not measured alike.
     """
-    found = averages(repeated)["top1"]
     accuracy = [suite_records("accuracy", each.members) for each in repeated]
     return [
         None
         if number == 0 or differing_settings("accuracy", {**accuracy[0], **accuracy[number]})
-        else paired_difference(found[0].by_seed, found[number].by_seed)
+        else paired_difference(top1[0].by_seed, top1[number].by_seed)
         for number in range(len(repeated))
     ]
 
@@ -199,6 +201,9 @@ def student_quantile(degrees: int) -> float:
 
     Args:
         degrees: degrees of freedom, at least 1.
+
+    Returns:
+        The quantile to six decimals.
 
     Example:
         >>> [round(student_quantile(degrees), 3) for degrees in (1, 2, 10)]
@@ -212,4 +217,4 @@ def student_quantile(degrees: int) -> float:
         density = scale * (1 + points**2 / degrees) ** (-(degrees + 1) / 2)
         share = (density[1:] + density[:-1]).sum() / 2 * (points[1] - points[0])
         low, high = (middle, high) if share < 0.475 else (low, middle)
-    return high
+    return round(high, 6)  # the last digits of NumPy's powers depend on the processor, and tables are compared

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import TYPE_CHECKING, Any
 
 from cutmix_zoo.evaluation.names import visible
-from cutmix_zoo.evaluation.report_seeds import averages, best_epochs, by_recipe, top1_differences
+from cutmix_zoo.evaluation.report_seeds import averages, by_recipe, summary_averages, top1_differences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,8 +30,10 @@ def result_rows(models: Sequence[Measured]) -> list[dict[str, Any]]:
         every run.
     """
     repeated = by_recipe(models)
-    numbers, best, differences = averages(repeated), best_epochs(repeated), top1_differences(repeated)
+    numbers = averages(repeated)
     top1 = numbers.pop("top1")
+    best, seconds = (summary_averages(repeated, key) for key in ("best_top1", "train_seconds"))
+    differences = top1_differences(repeated, top1)
     return [
         {
             **_model(model),
@@ -40,7 +41,7 @@ def result_rows(models: Sequence[Measured]) -> list[dict[str, Any]]:
             "top1_std": top1[place].spread,
             "best_top1": best[place].mean,
             **_difference(differences[place]),
-            **_training(model),
+            **_training(model, seconds[place].mean),
             **{column: found[place].mean for column, found in numbers.items()},
         }
         for place, model in enumerate(repeated)
@@ -56,22 +57,16 @@ def _difference(found: Difference | None) -> dict[str, float | None]:
     return {"difference": found and found.mean, "difference_95": found and found.half_width}
 
 
-def _training(model: Repeated) -> dict[str, Any]:
-    first, hours = model.members[0], [_hours(member) for member in model.members]
-    known = [each for each in hours if each is not None]
+def _training(model: Repeated, seconds: float | None) -> dict[str, Any]:
+    first = model.members[0]
     return {
         "parameters": first.parameters,
         "seeds": _together(model.seeds),
         "recipe": first.recipe and visible(first.recipe.name),
         "commit": _together(member.commit for member in model.members),
         "hardware": _together(map(_hardware, model.members)),
-        "hours": statistics.fmean(known) if len(known) == len(hours) else None,
+        "hours": seconds and seconds / 3600,
     }
-
-
-def _hours(model: Measured) -> float | None:
-    seconds = (model.summary or {}).get("train_seconds")
-    return None if seconds is None else seconds / 3600
 
 
 def _together(texts: Iterable[object]) -> str | None:
