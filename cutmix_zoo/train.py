@@ -28,7 +28,8 @@ from cutmix_zoo.training.loop import fit
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_requests, stop_with_launcher
 from cutmix_zoo.training.preview import draw_preview
-from cutmix_zoo.training.recipe import load_recipe, public_recipe, recipe_dict, recipe_keys
+from cutmix_zoo.training.recipe import load_recipe, public_recipe, recipe_dict
+from cutmix_zoo.training.recipe_keys import describe_keys
 from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find_start, writing
 from cutmix_zoo.training.settings import VALIDATED
 
@@ -205,11 +206,12 @@ def _draw(draw: Callable[..., None], *arguments: Any, **options: Any) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the common options; every other option overrides a key of the recipe."""
-    keys = "\n".join(f"  --{key:26} {text}" for key, text in recipe_keys().items())
     parser = argparse.ArgumentParser(
         prog="cutmix-zoo train",
         description="Train a recipe and leave a run folder with the model, its numbers and its pictures.",
-        epilog=f"Every key of the recipe can be overridden, such as --optimizer.lr 0.05 or --mix null:\n{keys}",
+        epilog="Every key of the recipe can be overridden, such as --optimizer.lr 0.05 or --mix null. The defaults are "
+        f"those of a recipe\nthat does not say; the docstrings of cutmix_zoo.mixing say more of the methods' keys.\n\n"
+        f"{describe_keys()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

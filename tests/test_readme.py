@@ -159,7 +159,7 @@ def test_the_readme_lists_the_methods() -> None:
 
 def test_the_readme_names_every_command_and_recipe_key_it_uses() -> None:
     from cutmix_zoo.cli import COMMANDS
-    from cutmix_zoo.training.recipe import recipe_keys
+    from cutmix_zoo.training.recipe_keys import recipe_keys
 
     used = set(re.findall(r"cutmix-zoo (\w+)", README)) - {"COMMAND"}
     assert used == set(COMMANDS)

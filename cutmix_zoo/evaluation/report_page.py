@@ -14,7 +14,7 @@ from cutmix_zoo.evaluation.names import public_command
 from cutmix_zoo.evaluation.paper_numbers import PaperTable, paper_table
 from cutmix_zoo.evaluation.plots import draw_suite, draw_training, load_arrays
 from cutmix_zoo.evaluation.report_records import differing_settings, suite_records
-from cutmix_zoo.evaluation.report_seeds import averages, by_recipe, summary_averages, top1_differences
+from cutmix_zoo.evaluation.report_seeds import averages, by_recipe, differences, summary_averages
 from cutmix_zoo.evaluation.report_suites import INPUT, SUITES, Metric
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.training.recipe import recipe_dict, recipe_difference
@@ -161,26 +161,41 @@ def _over_seeds(models: Sequence[Measured]) -> Iterator[str]:
             rows.append((metric.title, [_average(metric, each) for each in found]))
     yield html.table("over seeds", ["", *(each.name for each in repeated)], rows)
     yield html.paragraph("Below a mean: the standard deviation over the seeds.", "soft")
-    compared = zip(repeated[1:], top1_differences(repeated, numbers["top1"])[1:], strict=True)
-    if len(repeated) > 1:
-        yield html.bullets(_compared(repeated[0], each, difference) for each, difference in compared)
+    yield from _paired(repeated, numbers)
+
+
+def _paired(repeated: Sequence[Repeated], numbers: Mapping[str, Sequence[Average]]) -> Iterator[str]:
+    """Show how the models differ from the first, by the pairs of runs that have a seed in common."""
+    found = differences(repeated, numbers)
+    rows = [
+        (metric.title, [_difference(metric, each) for each in found[metric.column][1:]])
+        for suite in SUITES.values()
+        for metric in suite.metrics
+        if metric.column and any(found[metric.column])
+    ]
+    if rows:
+        yield html.table("differences", ["", *(each.name for each in repeated[1:])], rows)
+        text = (
+            f"Difference to {repeated[0].name}: the mean over the pairs of runs with the same seed, and Student's 95 % "
+            "interval. Bold: an interval without 0; where there are many, one in twenty is so by chance."
+        )
+        yield html.paragraph(text, "soft")
+    elif len(repeated) > 1:
+        text = "Too few runs with the same seeds, measured in the same way, to compare the models pair by pair."
+        yield html.paragraph(text, "soft")
+
+
+def _difference(metric: Metric, found: Difference | None) -> str:
+    if found is None:
+        return html.cell(_NONE)
+    mean, low, high = (_signed(found.mean + side * found.half_width, metric.decimals) for side in (0, -1, 1))
+    clear = abs(found.mean) > found.half_width
+    return html.cell(mean, beside=f"{low} to {high}, {found.pairs} pairs", strong=clear)
 
 
 def _average(metric: Metric, average: Average) -> str:
     mean, spread = (None if value is None else _minus(f"{value:.{metric.decimals}f}") for value in average[:2])
     return html.cell(mean or _NONE, beside="" if spread is None else f"\N{PLUS-MINUS SIGN} {spread}")
-
-
-def _compared(first: Repeated, second: Repeated, difference: Difference | None) -> str:
-    pair = f"{second.name} less {first.name}"
-    if difference is None:
-        return f"{pair}: too few runs with the same seeds, measured in the same way."
-    low, high = (_signed(difference.mean + side * difference.half_width, 2) for side in (-1, 1))
-    verdict = "" if abs(difference.mean) > difference.half_width else ", which has 0 in it"
-    return (
-        f"{pair}: {_signed(difference.mean, 2)} points of top-1 accuracy over {difference.pairs} pairs of runs with "
-        f"the same seed; 95 % interval {low} to {high}{verdict}."
-    )
 
 
 def _recipe_difference(first: Measured, other: Measured, ignore: Sequence[str]) -> list[str]:

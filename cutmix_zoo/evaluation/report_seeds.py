@@ -177,23 +177,28 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     return Difference(statistics.mean(differences), half_width, len(differences))
 
 
-def top1_differences(repeated: Sequence[Repeated], top1: Sequence[Average]) -> list[Difference | None]:
-    """Compare the top-1 accuracy of each model with that of the first, which is not compared.
+def differences(
+    repeated: Sequence[Repeated], numbers: Mapping[str, Sequence[Average]]
+) -> dict[str, list[Difference | None]]:
+    """Compare the main numbers of each model with those of the first, which is not compared.
 
     Args:
         repeated: the models.
-        top1: of each, as :func:`averages` has it.
+        numbers: of each, as :func:`averages` has them.
 
     Returns:
-        ``None`` where too few runs have a seed in common, or the two were not measured alike.
+        By the columns of the CSV file, in the order of the models; ``None`` where too few runs have a seed in common,
+        or the two were not measured alike.
     """
-    accuracy = [suite_records("accuracy", each.members) for each in repeated]
-    return [
-        None
-        if number == 0 or differing_settings("accuracy", {**accuracy[0], **accuracy[number]})
-        else paired_difference(top1[0].by_seed, top1[number].by_seed)
-        for number in range(len(repeated))
-    ]
+    found: dict[str, list[Difference | None]] = {}
+    for suite, text in SUITES.items():
+        records = [suite_records(suite, each.members) for each in repeated]
+        compared = [not differing_settings(suite, {**records[0], **record}) for record in records]
+        for column in (metric.column for metric in text.metrics if metric.column):
+            first, *others = (average.by_seed for average in numbers[column])
+            pairs = zip(compared[1:], others, strict=True)
+            found[column] = [None, *(paired_difference(first, other) if alike else None for alike, other in pairs)]
+    return found
 
 
 def student_quantile(degrees: int) -> float:

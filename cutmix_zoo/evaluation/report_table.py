@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cutmix_zoo.evaluation.names import visible
-from cutmix_zoo.evaluation.report_seeds import averages, by_recipe, summary_averages, top1_differences
+from cutmix_zoo.evaluation.report_seeds import averages, by_recipe, differences, summary_averages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,16 +31,16 @@ def result_rows(models: Sequence[Measured]) -> list[dict[str, Any]]:
     """
     repeated = by_recipe(models)
     numbers = averages(repeated)
+    compared = differences(repeated, numbers)["top1"]
     top1 = numbers.pop("top1")
     best, seconds = (summary_averages(repeated, key) for key in ("best_top1", "train_seconds"))
-    differences = top1_differences(repeated, top1)
     return [
         {
             **_model(model),
             "top1": top1[place].mean,
             "top1_std": top1[place].spread,
             "best_top1": best[place].mean,
-            **_difference(differences[place]),
+            **_difference(compared[place]),
             **_training(model, seconds[place].mean),
             **{column: found[place].mean for column, found in numbers.items()},
         }

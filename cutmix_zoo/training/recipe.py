@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import types
 import typing
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any
 
 import yaml
 
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
 from cutmix_zoo.mixing import METHODS, MixMethod
+from cutmix_zoo.training.recipe_keys import METHOD_HINTS, METHODS_HINT, in_words
 from cutmix_zoo.training.settings import Recipe
 
 if typing.TYPE_CHECKING:
@@ -28,21 +27,6 @@ RECIPE_FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[
 
 _LIST = "tag:yaml.org,2002:seq"
 """What YAML calls a plain list."""
-
-_METHOD: tuple[Any, ...] = (MixMethod, MixMethod | None)
-_METHODS: Any = Sequence[MixMethod]
-"""The type hints of keys that take a method and a list of methods."""
-
-_WORDS: dict[Any, str] = {
-    MixMethod: "a method, written as mix itself",
-    _METHODS: "a list of methods, each written as mix itself",
-    int: "int",
-    float: "float",
-    bool: "true or false",
-    str: "text",
-    type(None): "null",
-}
-"""What the type hints of single values accept, in words."""
 
 
 @dataclass(frozen=True)
@@ -178,32 +162,6 @@ def public_recipe(recipe: Recipe) -> Recipe:
     )
 
 
-def recipe_keys(section: Any = Recipe, prefix: str = "") -> dict[str, str]:
-    """List every key that can be given, dotted, with what it expects; those of methods inside methods once."""
-    keys = {}
-    for name, hint in typing.get_type_hints(section).items():
-        if dataclasses.is_dataclass(hint):
-            keys.update(recipe_keys(hint, f"{prefix}{name}."))
-        elif not prefix and hint in _METHOD:
-            keys.update(_method_keys(f"{name}."))
-        else:
-            keys[prefix + name] = _describe(hint)
-    return keys
-
-
-def _method_keys(prefix: str) -> dict[str, str]:
-    """List the keys of all methods, each with the methods that have it."""
-    owners: dict[str, dict[str, list[str]]] = {}
-    for method, cls in METHODS.items():
-        for key, text in recipe_keys(cls, prefix).items():
-            owners.setdefault(key, {}).setdefault(text, []).append(method)
-    keys = {
-        key: "; ".join(f"{text} ({', '.join(methods)})" for text, methods in texts.items())
-        for key, texts in owners.items()
-    }
-    return {f"{prefix}name": f"one of {', '.join(METHODS)}", **keys}
-
-
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         names: dict[Any, str] = {cls: name for name, cls in METHODS.items()}
@@ -273,9 +231,7 @@ def _build(cls: Any, entry: _Entry, path: str) -> Any:
     _check_keys(entry, path, hints)
     missing = [f.name for f in dataclasses.fields(cls) if _required(f) and f.name not in entry.value]
     if missing:
-        raise UserError(
-            f"{entry.place}: {_join(path, missing[0])}: missing; it expects {_describe(hints[missing[0]])}."
-        )
+        raise UserError(f"{entry.place}: {_join(path, missing[0])}: missing; it expects {in_words(hints[missing[0]])}.")
     values = {key: _value(hints[key], inner, _join(path, key)) for key, inner in entry.value.items()}
     try:
         return cls(**values)
@@ -297,9 +253,9 @@ def _place_of(entry: _Entry, dotted: str) -> str:
 def _value(hint: Any, entry: _Entry, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(hint, entry, path)
-    if hint in _METHOD:
+    if hint in METHOD_HINTS:
         return None if entry.value is None and hint != MixMethod else _mix(entry, path)
-    return _mixes(entry, path) if hint == _METHODS else _typed(hint, entry, path)
+    return _mixes(entry, path) if hint == METHODS_HINT else _typed(hint, entry, path)
 
 
 def _mixes(entry: _Entry, path: str) -> list[Any]:
@@ -341,22 +297,7 @@ def _typed(hint: Any, entry: _Entry, path: str) -> Any:
     try:
         return parser.parse_object({"value": entry.plain()}).value
     except ArgumentError as error:
-        raise UserError(f"{entry.place}: {path}: expected {_describe(hint)}, got {entry.plain()!r}.") from error
-
-
-def _describe(hint: Any) -> str:
-    """Say in words what a type hint accepts."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint in _WORDS:
-        return _WORDS[hint]
-    if origin in (Union, types.UnionType):
-        return " or ".join(_describe(arg) for arg in args)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, args))}"
-    if origin in (tuple, list, Sequence):
-        count = f"{len(args)} " if origin is tuple and args[-1] is not Ellipsis else ""
-        return f"a list of {count}{_describe(args[0])}"
-    return "a mapping" if origin is dict else str(hint)
+        raise UserError(f"{entry.place}: {path}: expected {in_words(hint)}, got {entry.plain()!r}.") from error
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

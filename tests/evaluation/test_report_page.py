@@ -420,19 +420,19 @@ def test_runs_with_several_seeds_are_summed_up(tmp_path: Path) -> None:
     test = stats.ttest_rel(top1["cutmix"], top1["baseline"])
     low, high = test.confidence_interval(0.95)
     mean = statistics.mean(top1["cutmix"]) - statistics.mean(top1["baseline"])
-    assert (
-        f"cifar_resnet20.cutmix less cifar_resnet20.baseline: +{mean:.2f} points of top-1 accuracy over 3 pairs of "
-        f"runs with the same seed; 95 % interval +{low:.2f} to +{high:.2f}." in page.text
-    )
+    assert page.tables["differences"][0] == ["", "cifar_resnet20.cutmix"]
+    assert page.row("differences", "top-1 accuracy (%)") == [f"+{mean:.2f} +{low:.2f} to +{high:.2f}, 3 pairs"]
     everything = _page(*runs["cutmix"], *runs["baseline"][:1])
-    assert (
-        "cifar_resnet20.baseline less cifar_resnet20.cutmix: too few runs with the same seeds, measured in the same "
-        "way." in everything.text
-    )
+    assert "differences" not in everything.tables
+    assert "Too few runs with the same seeds, measured in the same way" in everything.text
 
 
-@pytest.mark.parametrize(("other", "verdict"), [((0.86, 0.88, 0.87), False), ((0.90, 0.79, 0.81), True)])
-def test_an_interval_that_has_0_in_it_is_said_to(tmp_path: Path, other: tuple[float, ...], verdict: bool) -> None:
+@pytest.mark.parametrize(("other", "strong"), [((0.86, 0.88, 0.87), True), ((0.90, 0.79, 0.81), False)])
+def test_a_difference_is_bold_where_its_interval_has_no_0_in_it(
+    tmp_path: Path, other: tuple[float, ...], strong: bool
+) -> None:
     first = [write_run(tmp_path / f"a{i}", seed=i, skill=0.80 + 0.01 * i, mix="null") for i in range(3)]
     second = [write_run(tmp_path / f"b{i}", seed=i, skill=skill) for i, skill in enumerate(other)]
-    assert ("which has 0 in it" in _page(*first, *second).text) == verdict
+    page = _page(*first, *second)
+    (difference,) = page.row("differences", "top-1 accuracy (%)")
+    assert (difference.split()[0] in page.bold) == strong

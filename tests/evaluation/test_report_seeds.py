@@ -10,9 +10,9 @@ from cutmix_zoo.evaluation.report_seeds import (
     Repeated,
     averages,
     by_recipe,
+    differences,
     paired_difference,
     student_quantile,
-    top1_differences,
 )
 from cutmix_zoo.training.files import read_json, write_json
 from tests.evaluation.synthetic_findings import write_evaluation, write_run
@@ -111,19 +111,39 @@ def test_runs_that_were_not_measured_alike_have_no_mean(tmp_path: Path) -> None:
 
 
 def test_models_that_were_not_measured_alike_are_not_compared(tmp_path: Path) -> None:
-    def differences(**about: Any) -> list[Any]:
+    def compared(**about: Any) -> list[Any]:
         folders = []
         for name, changes, how in (("a", {"mix": "null"}, {}), ("b", {}, about)):
             for seed in (0, 1):
                 run = write_run(tmp_path / f"{name}{seed}", seed=seed, **changes)
                 folders.append(write_evaluation(run, suites=("accuracy",), **how))
         models = grouped(*folders)
-        return top1_differences(models, averages(models)["top1"])
+        return differences(models, averages(models))["top1"]
 
-    first, second = differences()
+    first, second = compared()
     assert first is None
     assert second == (0, 0, 2)
-    assert differences(input_size=[1, 56, 56]) == [None, None]
+    assert compared(input_size=[1, 56, 56]) == [None, None]
+
+
+def test_every_main_number_is_compared_pair_by_pair_where_it_was_measured_alike(tmp_path: Path) -> None:
+    folders = []
+    for name, changes, skills in (("a", {"mix": "null"}, (0.8, 0.82, 0.81)), ("b", {}, (0.85, 0.88, 0.86))):
+        for seed, skill in enumerate(skills):
+            run = write_run(tmp_path / f"{name}{seed}", seed=seed, **changes)
+            folders.append(write_evaluation(run, skill=skill, suites=("occlusion", "ood")))
+    for folder in folders[3:]:
+        write_json(folder / "occlusion.json", {**read_json(folder / "occlusion.json"), "fill": "black"})
+    models = grouped(*folders)
+    numbers = averages(models)
+    found = differences(models, numbers)
+    assert found.keys() == numbers.keys()
+    first, second = (list(each.by_seed.values()) for each in numbers["ood_auroc"])
+    interval = stats.ttest_rel(second, first).confidence_interval(0.95)
+    auroc = found["ood_auroc"][1]
+    assert auroc is not None
+    assert (auroc.mean - auroc.half_width, auroc.mean + auroc.half_width) == pytest.approx(tuple(interval))
+    assert found["occlusion_error_centre"] == [None, None]
 
 
 def test_a_paired_difference_is_that_of_the_paired_t_test() -> None:

@@ -1,4 +1,3 @@
-import dataclasses
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,6 @@ import yaml
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.mixing import (
-    METHODS,
     Chain,
     CutMix,
     Cutout,
@@ -33,7 +31,6 @@ from cutmix_zoo.training.recipe import (
     recipe_dict,
     recipe_difference,
     recipe_head,
-    recipe_keys,
     shipped_recipes,
 )
 from cutmix_zoo.training.settings import Recipe, RegularizeSettings
@@ -592,36 +589,6 @@ def test_every_shipped_recipe_draws_and_applies_plans(name: str) -> None:
     for plan in plans:
         assert plan.apply(images).shape == images.shape
         assert plan.mix_targets(torch.arange(4), 5).sum(1).allclose(torch.ones(4))
-
-
-def test_every_key_that_is_listed_can_be_given() -> None:
-    keys = recipe_keys()
-    recipe = recipe_dict(load_recipe("quickstart"))
-    methods = {key for key in keys if key.startswith("mix.")}
-    for dotted in set(keys) - methods:
-        node = recipe
-        *sections, last = dotted.split(".")
-        for section in sections:
-            node = node[section]
-        assert last in node, dotted
-    fields = {field.name for method in METHODS.values() for field in dataclasses.fields(method)}
-    assert methods == {"mix.name", *(f"mix.{name}" for name in fields)}
-    assert keys["schedule.epochs"] == "int"
-    assert keys["model.in_chans"] == "int or null"
-
-
-def test_the_keys_of_methods_say_whose_they_are() -> None:
-    keys = recipe_keys()
-    assert keys["mix.name"] == f"one of {', '.join(METHODS)}"
-    assert keys["mix.start"] == "float (scheduled)"
-    assert keys["mix.minmax"] == "a list of 2 float or null (cutmix)"
-    assert keys["mix.depths"] == "a list of int (feature_mix)"
-    assert keys["mix.weights"].startswith("a list of float or null (one_of")
-    assert keys["mix.mixes"].startswith("a list of methods, each written as mix itself (one_of, chain")
-    assert keys["mix.mix"].startswith("a method, written as mix itself (scheduled, feature_mix")
-    per = keys["mix.per"].split("; ")
-    assert per[0].startswith("one of batch, pair, sample (cutmix, mixup")
-    assert any(text.startswith("one of batch, sample (cutout") for text in per)
 
 
 def test_difference_names_keys_old_and_new() -> None:
