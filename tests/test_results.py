@@ -11,7 +11,7 @@ from cutmix_zoo.evaluation.report_folders import read_folders
 from cutmix_zoo.evaluation.report_seeds import Average, averages, by_recipe, paired_difference
 from cutmix_zoo.evaluation.report_table import result_rows
 from cutmix_zoo.training.files import read_json
-from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_difference
+from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_difference, recipe_head
 from cutmix_zoo.training.run import MAY_DIFFER
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +63,15 @@ def accuracy_line(row: dict[str, str]) -> str:
         difference = f"{signed(centre)} ({low} to {high})"
     cells = [f"{float(row['top1']):.2f}{spread}", f"{float(row['best_top1']):.2f}", difference, row["seeds"]]
     return f"| `{row['recipe']}` | {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_recipes_say_what_came_of_them(table: Path) -> None:
+    for row in rows_of(table):
+        expected = f"{float(row['top1']):.2f} top-1 accuracy after the last epoch"
+        if row["top1_std"]:
+            expected += f", standard deviation {float(row['top1_std']):.2f}"
+        assert recipe_head(row["recipe"])["Expected"].startswith(f"{expected} (measured, ")
 
 
 SUITE_COLUMNS = {
