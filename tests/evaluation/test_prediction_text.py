@@ -44,6 +44,16 @@ def test_csv_reads_back() -> None:
     assert [float(row["probability"] or "nan") for row in rows if not row["error"]] == [1.0, 1e-9, 0.123456789012345]
 
 
+def test_names_of_files_that_are_no_utf8_are_escaped() -> None:
+    name = "a\udce9.png"  # of a file whose name is no UTF-8
+    odd = [Prediction(Path(name), (RankedClass(0, "ant", 1.0),)), Prediction(Path(name), (), f"{name} is damaged")]
+    for how in ("table", "csv"):
+        written = "\n".join(format_predictions(odd, how))
+        assert "a\\udce9.png" in written
+        written.encode("utf-8")
+    assert json.loads("\n".join(format_predictions(odd, "json")))[0]["file"] == name
+
+
 def test_json_reads_back() -> None:
     first, second, third = json.loads(text("json"))
     assert first == {
