@@ -50,6 +50,14 @@ def whole_number(lowest: int) -> Callable[[str], int]:
     return parse
 
 
+def positive_number(text: str) -> float:
+    """Read an argument of a command line, for argparse: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ArgumentTypeError(f"must be a finite number above 0, got {text}")
+    return value
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 

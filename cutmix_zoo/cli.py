@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 
 from cutmix_zoo import __version__, evaluate, sweep, train
 from cutmix_zoo.bench import mixing, models, training
-from cutmix_zoo.checks import whole_number
+from cutmix_zoo.checks import positive_number, whole_number
 from cutmix_zoo.data.gallery import draw_every_method
 from cutmix_zoo.data.image_files import find_images
 from cutmix_zoo.errors import UserError, refuse_existing, run_command
@@ -28,7 +28,7 @@ from cutmix_zoo.hub.publish import Wishes, check_here
 from cutmix_zoo.hub.publish import publish as upload
 from cutmix_zoo.hub.zoo_row import extended, zoo_row
 from cutmix_zoo.models.onnx_export import LOWEST_OPSET, export_onnx
-from cutmix_zoo.training.files import write_text
+from cutmix_zoo.training.files import write_json, write_text
 from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.network import complete_input
 from cutmix_zoo.training.overrides import split_overrides
@@ -117,7 +117,13 @@ def bench(arguments: Sequence[str]) -> None:
     add("--batch-size", type=whole_number(1), default=32, metavar="N", help="images of a batch (default: %(default)s)")
     add("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
     add("--no-compile", action="store_true", help="leave out what torch.compile makes: minutes for a deep network")
-    add("--seconds", type=float, default=models.SECONDS, metavar="S", help="of each candidate (default: %(default)g)")
+    add(
+        "--seconds",
+        type=positive_number,
+        default=models.SECONDS,
+        metavar="S",
+        help="of each candidate (default: %(default)g)",
+    )
     add = parts["train"].add_argument
     add("--model", metavar="NAME", help="default: cifar_resnet20 on a GPU, else cifar_resnet8")
     add("--batch-size", type=whole_number(1), default=128, metavar="N", help="images of a batch (default: %(default)s)")
@@ -142,7 +148,10 @@ def bench(arguments: Sequence[str]) -> None:
         table = models.format_table(result)
     _print(table)
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        try:
+            write_json(options.json, result)
+        except OSError as error:
+            raise UserError(f"cannot write {options.json}: {error}") from error
 
 
 def import_(arguments: Sequence[str]) -> None:

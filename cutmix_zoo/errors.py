@@ -20,8 +20,12 @@ class UserError(ValueError):
     """
 
 
-class SampleError(UserError):
-    """A :class:`UserError` about one sample, which in a launch of several processes only one of them meets."""
+class OneProcessError(UserError):
+    """A :class:`UserError` that one of several processes may meet alone, so whichever meets it shows it."""
+
+
+class SampleError(OneProcessError):
+    """One sample cannot be used."""
 
 
 class Preempted(KeyboardInterrupt):
@@ -105,7 +109,7 @@ def run_command(command: Callable[[Sequence[str]], None], program: str, argument
         return 141
     except UserError as error:
         # all processes of a machine meet the same mistake, unless it is about a sample
-        if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, SampleError):
+        if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, OneProcessError):
             sys.stderr.write(f"{program}: error: {error}\n")
         return 2
     except Preempted as stop:

@@ -140,6 +140,8 @@ def evaluate(
     if knows_classes:
         head["count"] = len(subject.clean["index"])
         about["unreadable"] = subject.unreadable
+        if folder is not None:
+            on_main(subject.accelerator, lambda: folder.check({"count": head["count"]}, ()))
     if folder is not None and is_first_process():
         folder.write_about({**head, **weights, **about, "command": options.command, **_about(context, recipe, model)})
         if knows_classes:
@@ -248,6 +250,7 @@ def _about(context: SuiteContext, recipe: Recipe | None, model: str) -> dict[str
     if recipe is None and row is not None and row.recipe is not None:
         recipe = load_recipe(row.recipe)
     return {
+        "architecture": network.pretrained_cfg["architecture"],  # type: ignore[index]
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "recipe": None if recipe is None else dump_recipe(public_recipe(recipe)),
         "environment": {**environment(accelerator.device), "processes": str(accelerator.num_processes)},

@@ -7,10 +7,11 @@ number of loader workers cannot change a result.
 
 from __future__ import annotations
 
+import operator
 import random
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -63,11 +64,11 @@ def _splitmix64(x: Any) -> Any:
     return x ^ (x >> 31)
 
 
-def seed_for(*parts: int) -> int:
+def seed_for(*parts: SupportsIndex) -> int:
     """Turn the name of a draw into a seed.
 
     Args:
-        parts: integers that name the draw, such as ``seed, Stream.AUGMENT, epoch, index``. Their
+        parts: integers, Python's or NumPy's, that name the draw, such as ``seed, Stream.AUGMENT, epoch, index``. Their
             order counts; negative ones are taken modulo 2**64.
 
     Returns:
@@ -79,11 +80,11 @@ def seed_for(*parts: int) -> int:
     """
     state = len(parts)
     for part in parts:
-        state = _splitmix64(state ^ _splitmix64(part & _MASK))
+        state = _splitmix64(state ^ _splitmix64(operator.index(part) & _MASK))
     return state >> 1
 
 
-def generator_for(*parts: int) -> torch.Generator:
+def generator_for(*parts: SupportsIndex) -> torch.Generator:
     """Make a CPU generator whose stream is a function of ``parts`` alone (see :func:`seed_for`).
 
     Example:
@@ -94,7 +95,7 @@ def generator_for(*parts: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for(*parts))
 
 
-def seeds_for(*parts: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+def seeds_for(*parts: SupportsIndex, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Turn the names of many draws, of which only the last part differs, into seeds: ``seed_for(*parts, index)``.
 
     Example:
@@ -102,7 +103,7 @@ def seeds_for(*parts: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
         True
     """
     state: Any = len(parts) + 1
-    for part in (*(part & _MASK for part in parts), indices.astype(np.uint64)):
+    for part in (*(operator.index(part) & _MASK for part in parts), indices.astype(np.uint64)):
         state = _splitmix64(state ^ _splitmix64(part))
     seeds: NDArray[np.uint64] = state >> np.uint64(1)
     return seeds
@@ -151,7 +152,7 @@ def first_draws(seeds: NDArray[np.uint64], count: int) -> NDArray[np.uint32]:
 
 
 @contextmanager
-def isolated_rng(*parts: int, restore: bool = True) -> Iterator[None]:
+def isolated_rng(*parts: SupportsIndex, restore: bool = True) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's global CPU generators inside the block; restore them after it.
 
     For code that knows no other randomness than the global one, such as image transforms and the

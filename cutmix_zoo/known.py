@@ -145,17 +145,23 @@ KNOWN_DATASETS: dict[str, KnownDataset] = {
     )
 }
 
-_OTHER_NAMES = {"imagenet_1k": "imagenet", "imagenet2012": "imagenet"}
+_OTHER_NAMES = {
+    **dict.fromkeys(("imagenet_1k", "imagenet_1k_wds", "imagenet2012"), "imagenet"),
+    **dict.fromkeys(("caltech_birds2011", "caltech_ucsd_birds_200_2011"), "cub200"),
+}
+"""What they are called on the Hugging Face Hub and in TensorFlow Datasets, where that is another name than ours."""
 
 
 def known_dataset(name: str) -> KnownDataset | None:
-    """Look up the constants of a dataset by any name that timm opens it with.
+    """Look up the constants of a dataset by our name, or by what it is called where timm gets it from.
 
-    What counts is what follows the last slash, in lower case and with ``_`` for ``-``; ``imagenet-1k``
-    and ``imagenet2012`` are ImageNet.
+    What counts is what follows the last slash, in lower case and with ``_`` for ``-``; ``imagenet-1k``,
+    ``imagenet-1k-wds`` and ``imagenet2012`` are ImageNet, ``caltech_birds2011`` and ``caltech-ucsd-birds-200-2011``
+    are CUB-200-2011.
 
     Args:
-        name: one of our names, or one of timm's with its prefix.
+        name: one of our names, or that of torchvision, TensorFlow Datasets or the Hugging Face Hub, with or without
+            the prefix of timm's.
 
     Returns:
         The constants, or None for a dataset that is not in the table.

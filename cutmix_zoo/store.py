@@ -92,13 +92,19 @@ def store_folder() -> Path:
         raise UserError(f"{error} Set CUTMIX_ZOO_HOME to the folder for imported weights.") from error
 
 
-def stored_names() -> list[str]:
-    """Name the weights in the local store, sorted; folders that hold something else are left out."""
+def stored_configs() -> dict[str, dict[str, Any]]:
+    """Read the ``config.json`` of all weights in the local store; folders that hold something else are left out.
+
+    Returns:
+        What :func:`stored_config` returns, by the name of the weights, sorted.
+    """
     try:
         names = sorted(entry.name for entry in store_folder().iterdir())
     except (OSError, UserError):  # there is no store, or none that can be read
-        return []
-    return [name for name in names if WEIGHTS_NAME.fullmatch(name) and stored_config(name) is not None]
+        return {}
+    # each is read once: another process may take it away at any time
+    found = {name: stored_config(name) for name in names if WEIGHTS_NAME.fullmatch(name)}
+    return {name: config for name, config in found.items() if config is not None}
 
 
 def stored_config(name: str) -> dict[str, Any] | None:
@@ -143,9 +149,8 @@ def locate(name: str, entry: ZooEntry | None) -> Weights | None:
     Returns:
         The weights, not yet checked, or None where there are none.
     """
-    packaged = PACKAGE_WEIGHTS / f"{name}.safetensors"
-    if entry is not None and entry.sha256 is not None and (entry.repo is None or packaged.is_file()):
-        return Weights(packaged, entry.sha256, "package")
+    if entry is not None and entry.sha256 is not None and entry.shipped:
+        return Weights(PACKAGE_WEIGHTS / f"{name}.safetensors", entry.sha256, "package")
     config = stored_config(name)
     if config is not None:
         return Weights(store_folder() / name / WEIGHTS_FILE, config["sha256"], "store")

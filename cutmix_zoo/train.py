@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from tqdm import tqdm
 
 from cutmix_zoo.data.datasets import dataset_size
-from cutmix_zoo.errors import Preempted, UserError, run_command
+from cutmix_zoo.errors import OneProcessError, Preempted, UserError, one_line, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.pictures import draw_curves
@@ -34,9 +36,13 @@ from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find
 from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cutmix_zoo.training.settings import Recipe
+
+
+class TooLargeError(OneProcessError):
+    """A run does not fit into memory, which like a bad sample only one of several processes may meet."""
 
 
 def train(
@@ -70,7 +76,8 @@ def train(
     accelerator = make_accelerator(recipe.runtime.trackers, folder.path)
     if resume is None:
         on_main(accelerator, partial(check_unused, folder))  # before anything is downloaded
-    job = make_job(recipe, accelerator)
+    with _within_memory():
+        job = make_job(recipe, accelerator)
     progress = Progress(
         recipe_dict(job.recipe),
         world_size=accelerator.num_processes,
@@ -110,6 +117,11 @@ def _load(job: Job, checkpoint: Path, launch: Progress) -> Progress:
             f"cannot resume: {checkpoint} lies within an epoch of {before[0]} images in batches of {before[1]}, and "
             f"there are {now[0]} in batches of {now[1]} now; resume from the end of an epoch."
         )
+    if start.step and job.is_over(start):
+        raise UserError(
+            f"cannot resume: {checkpoint} lies within epoch {start.epoch + 1}, and by schedule.epochs or "
+            f"evaluate.patience the run is over after epoch {start.epoch}; resume from the end of an epoch."
+        )
     if len(start.sums) not in (0, launch.world_size):
         start.sums = [[sum(part) for part in zip(*start.sums, strict=True)], *[[0.0] * 3] * (launch.world_size - 1)]
     same = {key: getattr(launch, key) for key in ("recipe", "world_size", "mixed_precision", "train_images")}
@@ -123,7 +135,7 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
         if job.recipe.runtime.trackers:
             run = {"name": job.recipe.name, "config": recipe_dict(public_recipe(job.recipe))}
             accelerator.init_trackers("cutmix_zoo", init_kwargs={"wandb": run, "trackio": run})
-        with stop_requests() as stop:
+        with _within_memory(), stop_requests() as stop:
             if accelerator.is_main_process:
                 _draw(draw_preview, job.recipe, job.splits, folder.plots / "preview.png")
             fit(job, folder, progress, evaluate_accuracy, stop)
@@ -137,6 +149,18 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     for tracker in accelerator.trackers:
         tracker.finish()  # not end_training: a later run in these processes could not start
     return summary
+
+
+@contextmanager
+def _within_memory() -> Iterator[None]:
+    """Say what can be done where memory is not enough."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TooLargeError(
+            "the run does not fit into memory: set runtime.micro_batch (auto finds what fits), lower data.batch_size, "
+            f"or where a validation does not fit evaluate.batch_size. torch says: {one_line(error)}"
+        ) from error
 
 
 def _say_how_it_ended(folder: RunFolder, error: BaseException) -> None:
@@ -174,10 +198,11 @@ def _finish(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
 
 def _summarize(job: Job, progress: Progress, prefix: str) -> dict[str, Any]:
     recipe, last = job.recipe, progress.metrics[-1]
-    best = progress.metrics[progress.best_epochs(recipe.evaluate.best_by)[0] - 1]
+    # of the network that is exported: an average is at its best in other epochs than the weights themselves
+    best = progress.metrics[progress.best_epochs(prefix + recipe.evaluate.best_by.removeprefix("ema_"))[0] - 1]
     return {
         "name": recipe.name,
-        "model": recipe.model.name,
+        "model": public_recipe(recipe).model.name,
         "dataset": recipe.data.name,
         **{name: last[prefix + name] for name in VALIDATED},
         "val_images": job.val_loader.size,
@@ -251,11 +276,12 @@ def rehearse(recipe: Recipe) -> str:
     Raises:
         UserError: for whatever would end the run before it has begun.
     """
-    job = make_job(recipe, make_accelerator(recipe.runtime.trackers))
-    try:
-        return describe_cost(dry_run(job, evaluate_accuracy), job)
-    finally:
-        job.train_loader.close()
+    with _within_memory():
+        job = make_job(recipe, make_accelerator(recipe.runtime.trackers))
+        try:
+            return describe_cost(dry_run(job, evaluate_accuracy), job)
+        finally:
+            job.train_loader.close()
 
 
 def closing(summary: dict[str, Any], folder: Path) -> str:

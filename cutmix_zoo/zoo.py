@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cutmix_zoo.store import PACKAGE_WEIGHTS
+
 _TABLE = Path(__file__).with_name("zoo.json")
 
 
@@ -27,7 +29,6 @@ class ZooEntry:
         interpolation: how images are resized for it.
         crop_pct: share of the resized image's side that evaluation keeps.
         sha256: of the safetensors file, in the package or on the Hub, in hexadecimal; None where there is none.
-        size: of that file, in bytes.
         repo: the repository on the Hugging Face Hub that has it, ``OWNER/NAME``; None where none does.
         revision: the commit in that repository, 40 hexadecimal digits, which cannot move as a branch or a tag can.
         top1: accuracy on the validation split of ``dataset`` that we measured, in percent; ``cutmix-zoo evaluate``
@@ -47,7 +48,6 @@ class ZooEntry:
     interpolation: str
     crop_pct: float
     sha256: str | None = None
-    size: int | None = None
     repo: str | None = None
     revision: str | None = None
     top1: float | None = None
@@ -64,6 +64,13 @@ class ZooEntry:
     def tag(self) -> str:
         """The name after the dot."""
         return self.name.partition(".")[2]
+
+    @property
+    def shipped(self) -> bool:
+        """Whether the weights come with this package; those that are on the Hub alone have a ``sha256`` as well."""
+        if self.sha256 is None:
+            return False
+        return self.repo is None or (PACKAGE_WEIGHTS / f"{self.name}.safetensors").is_file()
 
 
 @cache

@@ -4,7 +4,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cutmix_zoo.checks import require_choice, require_count, require_fraction, require_positive, whole_number
+from cutmix_zoo.checks import (
+    positive_number,
+    require_choice,
+    require_count,
+    require_fraction,
+    require_positive,
+    whole_number,
+)
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "1", None, True])
@@ -42,6 +49,13 @@ def test_choice_lists_the_words() -> None:
 )
 def test_good_values_pass(check: Callable[..., None], arguments: tuple[object, ...]) -> None:
     assert check(*arguments) is None
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf"])
+def test_positive_numbers_of_a_command_line(text: str) -> None:
+    assert positive_number("0.5") == 0.5
+    with pytest.raises(argparse.ArgumentTypeError, match=f"must be a finite number above 0, got {text}"):
+        positive_number(text)
 
 
 def test_whole_numbers_of_a_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,6 +197,17 @@ def test_bench_prints_a_table_and_writes_json(
     assert json.loads((tmp_path / "b.json").read_text()) == json.loads(json.dumps(given))
 
 
+def test_measurements_that_cannot_be_written_are_an_error_with_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "b.json"
+    monkeypatch.setattr("cutmix_zoo.bench.mixing.bench_mixing", lambda: [str(file.mkdir())])
+    monkeypatch.setattr("cutmix_zoo.bench.mixing.format_table", lambda _: "the table")
+    with pytest.raises(UserError, match=r"cannot write .*b\.json"):
+        command(["bench", "mixing", "--json", str(file)])
+    assert capsys.readouterr().out == "the table\n"
+
+
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in cutmix_zoo.cli.COMMANDS)])
 def test_help_of_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

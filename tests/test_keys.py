@@ -1,4 +1,5 @@
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,24 @@ def test_seeds_differ_in_every_part_and_in_order() -> None:
     assert seed_for(1, 2) != seed_for(2, 1)
     assert seed_for(0) != seed_for(0, 0)
     assert seed_for(-1) == seed_for(2**64 - 1)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int32, np.uint8])
+def test_integers_of_numpy_are_integers(dtype: type[np.integer]) -> None:
+    assert seed_for(dtype(7), Stream.MIX, dtype(2), dtype(200)) == seed_for(7, Stream.MIX, 2, 200)
+    assert seeds_for(dtype(7), indices=np.arange(3)).tolist() == seeds_for(7, indices=np.arange(3)).tolist()
+    assert generator_for(dtype(7)).initial_seed() == seed_for(7)
+
+
+def test_negative_integers_of_numpy_are_taken_modulo() -> None:
+    assert seed_for(np.int64(-1)) == seed_for(-1)
+    assert seeds_for(np.int64(-1), indices=np.arange(3)).tolist() == seeds_for(-1, indices=np.arange(3)).tolist()
+
+
+@pytest.mark.parametrize("part", [1.0, np.float64(1.0), "1"])
+def test_what_is_no_integer_names_no_draw(part: Any) -> None:
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        seed_for(part)
 
 
 def test_seed_bits_are_balanced() -> None:

@@ -38,12 +38,24 @@ def test_the_names() -> None:
         ("hfds/uoft-cs/cifar100", "cifar100"),
         ("tfds/imagenet2012", "imagenet"),
         ("hfds/ILSVRC/imagenet-1k", "imagenet"),
+        ("hfds/timm/imagenet-1k-wds", "imagenet"),
+        ("tfds/caltech_birds2011", "cub200"),
     ],
 )
 def test_aliases(name: str, expected: str) -> None:
     known = known_dataset(name)
     assert known is not None
     assert known.name == expected
+
+
+@pytest.mark.parametrize("known", KNOWN_DATASETS.values(), ids=lambda known: known.name)
+def test_a_dataset_is_known_by_its_name_on_the_hub(known: KnownDataset) -> None:
+    for name in (known.hub_id, f"hfds/{known.hub_id}", f"hfids/{known.hub_id}"):
+        found = known_dataset(name)
+        assert found is not None, name
+        # several of ours are made of one dataset
+        assert found.hub_id == known.hub_id
+        assert (found.num_classes, found.licence, found.homepage) == (known.num_classes, known.licence, known.homepage)
 
 
 @pytest.mark.parametrize("name", ["", "folder", "cifar", "torch/", "cifar100/other"])

@@ -7,7 +7,7 @@ import pytest
 
 import cutmix_zoo.store
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.store import Weights, file_sha256, forget, locate, store_folder, stored_config, stored_names
+from cutmix_zoo.store import Weights, file_sha256, forget, locate, store_folder, stored_config, stored_configs
 from cutmix_zoo.zoo import zoo_table
 
 SHIPPED = "cifar_resnet8.cutmix_fmnist_mini"
@@ -61,20 +61,22 @@ def test_without_a_home_there_is_no_store(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", no_home)
-    assert stored_names() == []
+    assert stored_configs() == {}
     assert stored_config("cifar_resnet8.mine") is None
     with pytest.raises(UserError, match=r"home directory\. Set CUTMIX_ZOO_HOME to the folder for imported weights"):
         store_folder()
 
 
 def test_weights_in_the_store_are_found_and_checked(store: Path) -> None:
-    assert stored_names() == []
+    assert stored_configs() == {}
     assert locate("cifar_resnet8.mine", None) is None
     put(store, "cifar_resnet8.mine")
     put(store, "cifar_resnet8.broken", text="{")
     put(store, "cifar_resnet8.deep", text="[" * 100_000)
     put(store, "cifar_resnet8")  # without a tag it would mean the architecture
-    assert stored_names() == ["cifar_resnet8.mine"]
+    put(store, "cifar_resnet8.another")
+    assert stored_configs() == {"cifar_resnet8.another": CONFIG, "cifar_resnet8.mine": CONFIG}
+    assert list(stored_configs()) == ["cifar_resnet8.another", "cifar_resnet8.mine"]
     assert stored_config("cifar_resnet8.mine") == CONFIG
     weights = locate("cifar_resnet8.mine", None)
     assert weights == Weights(store / "cifar_resnet8.mine" / "model.safetensors", CONFIG["sha256"], "store")
@@ -93,7 +95,7 @@ def test_file_sha256(tmp_path: Path) -> None:
 
 
 def test_what_is_on_the_hub_is_here_once_it_was_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = replace(zoo_table()[SHIPPED], name="cifar_resnet8.hub", repo="me/it", revision="0" * 40, size=7)
+    entry = replace(zoo_table()[SHIPPED], name="cifar_resnet8.hub", repo="me/it", revision="0" * 40)
     assert locate(entry.name, entry) is None
     fetched = tmp_path / "model.safetensors"
     fetched.write_bytes(b"weights")

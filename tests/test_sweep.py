@@ -5,11 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 import cutmix_zoo.sweep
 from cutmix_zoo.errors import Preempted, UserError
 from cutmix_zoo.sweep import METRICS, command, format_table, make_trials, parse_axis, sweep
 from tests.processes import start_ranks, wait
+from tests.training.test_memory import short_of_memory
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,19 @@ def test_a_sweep_trains_goes_on_where_it_stopped_and_tabulates(
     assert f"| 0.1 | 2 | {sum(tops) / 2:.2f} | {spread:.2f} | {min(tops):.2f} | {max(tops):.2f} |" in printed
     assert "| 1e9 | 0 of 2 | - | - | - | - |" in printed
     assert "optimizer.lr=1e9,seed=1 failed: the gradient of epoch 1" in printed
+
+
+def test_a_run_that_does_not_fit_into_memory_is_a_row_without_numbers(
+    tiny_options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_of_memory(monkeypatch, 8, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"))
+    options = {**tiny_options, "schedule.epochs": "1"}
+    trials = make_trials("quickstart", {"runtime.micro_batch": ["null", "auto"]}, 1, options)
+    large, halved = sweep(trials, tmp_path / "sweep")
+    assert large["summary"] is None
+    assert "set runtime.micro_batch (auto finds what fits), lower data.batch_size" in large["error"]
+    assert (halved["summary"]["micro_batch"], halved["error"]) == (8, None)
+    assert json.loads((tmp_path / "sweep" / "sweep.json").read_text()) == [large, halved]
 
 
 def test_one_seed_has_no_spread() -> None:

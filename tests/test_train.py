@@ -16,14 +16,16 @@ import torch
 from safetensors.torch import load_file
 
 import cutmix_zoo.train
-from cutmix_zoo.errors import UserError
+from cutmix_zoo.errors import OneProcessError, UserError
 from cutmix_zoo.evaluate import EvaluateOptions, evaluate
 from cutmix_zoo.mixing import Chain, CutMix, Cutout, FeatureMix, MixMethod, Mixup, OneOf, Scheduled
-from cutmix_zoo.train import train
+from cutmix_zoo.train import closing, rehearse, train
+from cutmix_zoo.training.checkpoint import read_progress
 from cutmix_zoo.training.network import make_network
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
-from cutmix_zoo.training.settings import VALIDATED, Recipe, RegularizeSettings
+from cutmix_zoo.training.settings import VALIDATED, EmaSettings, Recipe, RegularizeSettings
+from tests.training.test_memory import short_of_memory
 
 
 def weights(folder: Path) -> bytes:
@@ -186,6 +188,108 @@ def test_a_run_without_patience_left_ends_and_says_so(finished: tuple[Recipe, Pa
     assert summary["epochs"] < 40
     assert summary["val_loss"] == losses[best + 4]
     assert train(wild, tmp_path / "run", resume="auto") == summary
+
+
+@pytest.mark.parametrize("key", ["top1", "ema_top1"])
+def test_the_best_epoch_is_that_of_the_average_which_is_exported(
+    finished: tuple[Recipe, Path], tmp_path: Path, key: str
+) -> None:
+    recipe, _ = finished
+    averaged = replace(recipe, ema=EmaSettings(decay=0.9, warmup=False), evaluate=replace(recipe.evaluate, best_by=key))
+    wild = replace(averaged, schedule=replace(recipe.schedule, epochs=4, name="constant"))
+    summary = train(wild, tmp_path / "run")
+    best = max(metrics(tmp_path / "run"), key=lambda line: line["ema_top1"])
+    assert (summary["best_epoch"], summary["best_top1"]) == (best["epoch"], best["ema_top1"])
+
+
+def test_the_summary_does_not_say_where_a_local_model_lies(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, folder = finished
+    model = replace(recipe.model, name=f"local-dir:{folder / 'model'}", pretrained=True)
+    train(replace(recipe, model=model, schedule=replace(recipe.schedule, epochs=1)), tmp_path / "run")
+    for file in ("summary.json", "model/config.json"):
+        assert str(folder) not in (tmp_path / "run" / file).read_text()
+
+
+def test_an_average_that_came_later_has_the_best_of_its_own_epochs(
+    finished: tuple[Recipe, Path], tmp_path: Path
+) -> None:
+    recipe, folder = finished
+    averaged = replace(recipe, ema=EmaSettings(decay=0.5), evaluate=replace(recipe.evaluate, best_by="val_loss"))
+    # so high a learning rate that the last epoch is not the best
+    wild = replace(averaged, optimizer=replace(recipe.optimizer, lr=20.0))
+    checkpoint = folder / "checkpoints" / "epoch-0002"
+    summary = train(wild, tmp_path / "run", resume=checkpoint, allow_changes=True)
+    lines = metrics(tmp_path / "run")
+    assert min(lines, key=lambda line: line["val_loss"])["epoch"] < 3
+    assert (summary["best_epoch"], summary["best_top1"]) == (3, lines[2]["ema_top1"])
+    assert ["ema_top1" in line for line in lines] == [False, False, True]
+
+
+def test_an_average_that_nothing_is_trained_for_is_measured(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, folder = finished
+    averaged = replace(recipe, ema=EmaSettings(decay=0.5), schedule=replace(recipe.schedule, epochs=2))
+    checkpoint = folder / "checkpoints" / "epoch-0002"
+    summary = train(averaged, tmp_path / "run", resume=checkpoint, allow_changes=True)
+    before, after = metrics(folder)[1], metrics(tmp_path / "run")[1]
+    # the average begins with the weights
+    assert after == {**before, **{f"ema_{name}": before[name] for name in VALIDATED}}
+    assert {name: summary[name] for name in VALIDATED} == {name: before[name] for name in VALIDATED}
+    assert (summary["epochs"], summary["best_epoch"]) == (2, 2)
+    assert train(averaged, tmp_path / "run", resume="auto") == summary
+
+
+def test_a_run_that_is_shortened_is_measured_at_its_new_end(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, _ = finished
+    runtime = replace(recipe.runtime, keep_checkpoints=4, checkpoint_every_steps=2)
+    long = replace(recipe, schedule=replace(recipe.schedule, epochs=4), runtime=runtime)
+    long = replace(long, evaluate=replace(recipe.evaluate, every=2))
+    train(long, tmp_path / "long")
+    checkpoints = tmp_path / "long" / "checkpoints"
+    short = replace(long, schedule=replace(recipe.schedule, epochs=3))
+    with pytest.raises(
+        UserError, match=r"lies within epoch 4, and .* the run is over after epoch 3; resume from the end"
+    ):
+        train(short, tmp_path / "short", resume=checkpoints / "epoch-0003-step-000002", allow_changes=True)
+    assert not (tmp_path / "short").exists()
+    summary = train(short, tmp_path / "short", resume=checkpoints / "epoch-0003", allow_changes=True)
+    lines = metrics(tmp_path / "short")
+    assert [line["top1"] is None for line in lines] == [True, False, False]
+    assert [line["top1"] is None for line in metrics(tmp_path / "long")] == [True, False, True, False]
+    assert {name: summary[name] for name in VALIDATED} == {name: lines[2][name] for name in VALIDATED}
+    numbers = evaluate(str(tmp_path / "short"))["accuracy"]
+    assert (numbers["top1"], numbers["top5"]) == (summary["top1"], summary["top5"])
+    assert f"after epoch 3: top-1 {summary['top1']:.2f} %" in closing(summary, tmp_path / "short")
+    saved = read_progress(tmp_path / "short" / "checkpoints" / "epoch-0003")
+    assert saved.metrics == lines, "a resume finds what was measured"
+
+
+@pytest.mark.parametrize("where", ["make_job", "fit"])
+def test_what_does_not_fit_into_memory_is_said_with_what_to_do(
+    where: str, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(cutmix_zoo.train, where, too_large)
+    message = r"set runtime.micro_batch .* lower data.batch_size, .* CUDA out of memory. Tried to allocate 20.00 GiB$"
+    # one process of several may meet it alone, and has to say so itself
+    with pytest.raises(OneProcessError, match=message):
+        train(tiny_recipe, tmp_path / "run")
+    if where == "fit":
+        status = json.loads((tmp_path / "run" / "status.json").read_text())
+        assert status["state"] == "failed"
+        assert status["reason"].startswith("TooLargeError: the run does not fit into memory: set runtime.micro_batch")
+
+
+def test_a_rehearsal_that_does_not_fit_into_memory_says_so(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_of_memory(monkeypatch, 8, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(UserError, match=r"set runtime.micro_batch"):
+        rehearse(tiny_recipe)
+    assert "Nothing was written" in rehearse(
+        replace(tiny_recipe, runtime=replace(tiny_recipe.runtime, micro_batch="auto"))
+    )
 
 
 def test_checkpoints_within_an_epoch_by_steps_and_by_time(

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from cutmix_zoo.store import PACKAGE_WEIGHTS, locate
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.zoo import ZooEntry, zoo_table
 
-SHIPPED = [entry for entry in zoo_table().values() if entry.sha256]
+SHIPPED = [entry for entry in zoo_table().values() if entry.shipped]
 PUBLISHED = [entry for entry in zoo_table().values() if entry.published_error]
 every_entry = pytest.mark.parametrize("entry", zoo_table().values(), ids=lambda entry: entry.name)
 shipped_entry = pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
@@ -31,8 +32,10 @@ ERRORS = {
 @every_entry
 def test_an_entry_is_complete(entry: ZooEntry) -> None:
     assert f"{entry.architecture}.{entry.tag}" == entry.name
-    assert (entry in SHIPPED) != (entry in PUBLISHED)
-    assert (entry.page is None) == (entry.row is None) == (entry in SHIPPED)
+    # we trained it and have it, here or on the Hub, or others published it, in which case the Hub may have it too
+    assert entry in PUBLISHED or entry.sha256 is not None
+    assert (entry.page is None) == (entry.row is None) == (entry not in PUBLISHED)
+    assert (entry.repo is None) == (entry.revision is None)
     assert entry.dataset in KNOWN_DATASETS
     recipe = load_recipe(entry.recipe)
     assert (recipe.model.name, known_dataset(recipe.data.name).name) == (entry.architecture, entry.dataset)
@@ -45,6 +48,15 @@ def test_the_weights_of_an_entry_are_there(entry: ZooEntry) -> None:
     weights = locate(entry.name, entry)
     assert weights is not None
     assert hashlib.sha256(weights.file.read_bytes()).hexdigest() == entry.sha256
+
+
+def test_weights_on_the_hub_alone_do_not_ship() -> None:
+    entry = SHIPPED[0]
+    hub = {"repo": "me/it", "revision": "0" * 40}
+    assert replace(entry, **hub).shipped, "what ships may be on the Hub as well"
+    assert not replace(entry, name="cifar_resnet8.hub", **hub).shipped
+    assert not replace(PUBLISHED[0], sha256="00", **hub).shipped
+    assert not PUBLISHED[0].shipped
 
 
 def test_no_weights_without_an_entry() -> None:

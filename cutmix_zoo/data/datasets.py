@@ -14,6 +14,7 @@ from PIL import Image
 from timm.data import ImageDataset, ImageNetInfo, create_dataset
 from timm.data.dataset import IterableImageDataset
 from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from cutmix_zoo.data.canvases import Canvases
 from cutmix_zoo.data.cub import CUB200
@@ -143,11 +144,35 @@ def _open_part(settings: DataSettings, split: Split) -> Part:
 
 def _train_split(settings: DataSettings) -> str:
     """Say what is held out of: where a folder has no folders for its splits, of all there is."""
-    if settings.name in _FOLDERS:
-        folders = (*_synonyms(settings.train_split), *_synonyms(settings.val_split))
-        if not any(Path(_root(settings), name).exists() for name in folders):
-            return "."
-    return settings.train_split
+    split = settings.train_split
+    # a name that was set is looked for: it may be misspelt
+    if settings.name not in _FOLDERS or split != DataSettings.train_split:
+        return split
+    root = Path(_root(settings))
+    folders = (*_synonyms(split), *_synonyms(settings.val_split))
+    if not root.is_dir() or any((root / name).exists() for name in folders):
+        return split
+    if (below := _folder_below_classes(root)) is None:
+        return "."
+    raise UserError(
+        f"no split {split!r} in {root}, and images deeper than ROOT/CLASS, such as in {below}: found "
+        f"{_contents(root)}. Expected ROOT/SPLIT/CLASS/IMAGE, or ROOT/CLASS/IMAGE and nothing below; set "
+        "data.train_split to the name of your subfolder of training images"
+    )
+
+
+def _folder_below_classes(root: Path) -> Path | None:
+    """Look for images deeper than ROOT/CLASS: timm would merge all folders of a name, be they in different splits."""
+    for place, _, names in os.walk(root, followlinks=True):
+        below = Path(place).relative_to(root)
+        if len(below.parts) > 1 and any(name.lower().endswith(IMG_EXTENSIONS) for name in names):
+            return below
+    return None
+
+
+def _contents(root: Path) -> str:
+    """Name some of what is in a folder."""
+    return ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
 
 
 def _warn_of_unused(settings: DataSettings) -> None:
@@ -234,10 +259,9 @@ def _check_folder(root: Path, split_name: str) -> None:
     if not root.is_dir():
         raise UserError(f"{root} is no folder: set data.root to the folder that holds the splits of your images")
     if not any((root / name).exists() for name in wanted):
-        there = sorted(path.name for path in root.iterdir())[:10]
         raise UserError(
             f"no split {split_name!r} in {root}: looked for {', '.join(wanted)}, "
-            f"found {', '.join(there) or 'nothing'}. Expected ROOT/SPLIT/CLASS/IMAGE; "
+            f"found {_contents(root)}. Expected ROOT/SPLIT/CLASS/IMAGE; "
             "set data.train_split and data.val_split to the names of your subfolders"
         )
 
@@ -245,8 +269,12 @@ def _check_folder(root: Path, split_name: str) -> None:
 def _open_with_timm(settings: DataSettings, split: Split, split_name: str, *, seed: int, world_size: int) -> Any:
     mode = "L" if input_spec(settings).input_size[0] == 1 else "RGB"
     root = None if settings.root is None else _root(settings)
-    reads_fields = settings.name.partition("/")[0].lower() in _PACKAGES
-    fields = {"input_key": settings.input_key, "target_key": settings.target_key} if reads_fields else {}
+    prefix = settings.name.partition("/")[0].lower()
+    options: dict[str, Any] = {}
+    if prefix in _PACKAGES:
+        options = {"input_key": _input_key(settings), "target_key": settings.target_key}
+    elif settings.name in ("torch/folder", "torch/image_folder"):
+        options = {"loader": _read_file}
     try:
         dataset = create_dataset(
             "" if settings.name in ("folder", "imagenet") else settings.name,
@@ -256,8 +284,9 @@ def _open_with_timm(settings: DataSettings, split: Split, split_name: str, *, se
             download=settings.download,
             batch_size=local_batch_size(settings.batch_size, world_size),
             seed=seed,
-            input_img_mode=mode,
-            **fields,
+            # tfds has to know it; what others give is converted by our transforms, which do so with 16 bits too
+            input_img_mode=mode if prefix == "tfds" else "",
+            **options,
         )
     except _OPEN_ERRORS as error:
         raise UserError(
@@ -270,6 +299,18 @@ def _open_with_timm(settings: DataSettings, split: Split, split_name: str, *, se
     if split == "val" and isinstance(dataset, IterableImageDataset):
         _read_everything(dataset)
     return Readable(dataset.reader) if isinstance(dataset, ImageDataset) else dataset
+
+
+def _input_key(settings: DataSettings) -> str | None:
+    """Return the field of the image; timm's reader of wds gives it the name jpg, and then looks for it by the key."""
+    key = settings.input_key
+    if key is None or not settings.name.lower().startswith("wds/") or "jpg" in key.split(";"):
+        return key
+    return f"{key};jpg"
+
+
+def _read_file(path: str) -> Image.Image:
+    return read_image(path, path)
 
 
 class Readable(Dataset[tuple[Image.Image, int]]):

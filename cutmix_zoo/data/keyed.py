@@ -101,9 +101,11 @@ class KeyedStream(IterableDataset[Sample]):
     """A stream of timm's (hfids, tfds, wds) with keys made up from what is known of a sample: its place.
 
     The ``n``-th sample that worker ``w`` of ``W`` reads on a rank gets ``index = (n * W + w) *
-    world_size + rank``, and the step at which a loader with ``W`` workers will hand it over. So an epoch is
+    world_size + rank``, and the step at which a loader with ``W`` workers hands it over if each has as many batches
+    as any other: timm's readers begin a worker's shards anew until it has, unless it has none or none of its samples
+    can be read; then the training loader refuses. So an epoch is
     repeatable if it is read from its start by the same number of workers and processes. An image that
-    timm's reader cannot decode may be dropped by the reader itself, without a word.
+    timm's reader cannot decode may be dropped by the reader itself, without a word; others of the worker come again.
 
     Args:
         dataset: iterates over (PIL image, label); timm's readers give each rank and worker its share.

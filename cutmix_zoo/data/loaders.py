@@ -60,7 +60,7 @@ class TrainLoader:
             What the collate function made of each batch.
 
         Raises:
-            SampleError: when a sample cannot be read or has a label outside the classes.
+            SampleError: when a sample cannot be read or has a label outside the classes, or a stream ends early.
         """
         source = self._source
         if isinstance(source, KeyedBatchSampler):
@@ -70,7 +70,15 @@ class TrainLoader:
             source.set_epoch(epoch)
             # the base seed of the workers, with which some readers shuffle
             self._loader.generator = generator_for(source.seed, Stream.SHUFFLE, epoch, source.rank)
-            yield from islice(user_errors(self._loader), start_step, self._steps)
+            step = 0
+            for step, batch in enumerate(islice(user_errors(self._loader), self._steps), start=1):
+                if step > start_step:
+                    yield batch
+            if step < self._steps:
+                raise SampleError(
+                    f"the stream ended after {step} of the {self._steps} batches of an epoch: a worker got too few "
+                    "samples, or none; see whether they can be read and data.input_key fits, or set data.workers to 1"
+                )
 
     def close(self) -> None:
         """Stop the workers that are kept from epoch to epoch; another epoch starts new ones."""
@@ -121,8 +129,8 @@ def train_loader(
         worker, and new ones each epoch, because timm's readers carry state from one epoch to the next.
 
     Raises:
-        UserError: when the batch is larger than the dataset or does not divide among the processes, or the classes are
-            to be balanced of a dataset that does not tell its labels.
+        UserError: when the batch is larger than the dataset or does not divide among the processes, the classes are
+            to be balanced of a dataset that does not tell its labels, or a webdataset has fewer shards than workers.
     """
     place: dict[str, Any] = {"seed": seed, "rank": rank, "world_size": world_size}
     prepare = Prepare(train_transform(settings), num_classes)
@@ -135,6 +143,7 @@ def train_loader(
     labels = _balanced_labels(dataset, settings)
     if isinstance(dataset, IterableImageDataset):
         workers, local = _stream_workers(dataset, settings), local_batch_size(settings.batch_size, world_size)
+        _check_shards(dataset, settings, workers, world_size)
         stream = KeyedStream(dataset, prepare, batch_size=local, **place)
         loader = DataLoader(stream, batch_size=local, drop_last=True, num_workers=workers, **common)
         return TrainLoader(loader, stream, len(dataset.reader) // local)
@@ -273,7 +282,8 @@ def resident_eval_loader(
     if images is None:
         return None
     parts = (part.split(batch_size) for part in (images.pixels, images.labels))
-    return EvalLoader(list(zip(*parts, strict=True)), size)
+    # a share of nothing is split into one part
+    return EvalLoader([batch for batch in zip(*parts, strict=True) if len(batch[0])], size)
 
 
 def _balanced_labels(dataset: Any, settings: DataSettings) -> Tensor | None:
@@ -327,13 +337,14 @@ def _decode(dataset: Any, prepare: Prepare, workers: int) -> Images | None:
         generator=torch.Generator(),
         worker_init_fn=outlive_signals,
     )
-    pixels = torch.empty(0, dtype=torch.uint8)
-    labels: list[Tensor] = []
+    # what becomes of a share without any image
+    pixels = torch.empty(0, 0, 0, 0, dtype=torch.uint8)
+    labels = [torch.empty(0, dtype=torch.int64)]
     start = 0
     for batch in user_errors(loader):
-        if batch is None or (labels and batch[0].shape[1:] != pixels.shape[1:]):
+        if batch is None or (start and batch[0].shape[1:] != pixels.shape[1:]):
             return None
-        if not labels:
+        if not start:
             pixels = batch[0].new_empty(len(dataset), *batch[0].shape[1:])
         pixels[start : start + len(batch[0])] = batch[0]
         start += len(batch[0])
@@ -359,6 +370,22 @@ def _stream_workers(dataset: Any, settings: DataSettings) -> int:
     workers = max(1, settings.workers)
     dataset.set_loader_cfg(num_workers=workers)
     return workers
+
+
+def _check_shards(dataset: Any, settings: DataSettings, workers: int, world_size: int) -> None:
+    """Require a shard for each worker of a webdataset: without one it would give nothing, but its share is counted."""
+    # timm's other readers deal out samples, or refuse by themselves
+    if not settings.name.lower().startswith("wds/"):
+        return
+    shards, readers = len(dataset.reader.split_info.filenames), workers * world_size
+    if shards < readers:
+        most = shards // world_size
+        fewer = f"set data.workers to {most} or less" if most else "start fewer processes"
+        raise UserError(
+            f"split {settings.train_split!r} of {settings.name} has {shards} shards, and each of {readers} workers "
+            f"({workers} in each of {world_size} processes) reads shards of its own: {fewer}, or write at least "
+            f"{readers} shards"
+        )
 
 
 def user_errors(batches: Iterable[T]) -> Iterator[T]:

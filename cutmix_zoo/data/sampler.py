@@ -26,9 +26,9 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
     ``[s * batch_size, (s + 1) * batch_size)`` of it, and each rank its contiguous part of those; what
     does not fill a last batch is left out of that epoch.
 
-    With labels, each class comes in an epoch as often as any other, or once more where their number does not divide the
-    epoch. Where a sample comes several times in an epoch, its index goes
-    up by ``size`` each time, so that each copy has a key of its own.
+    With labels, each class comes in the batches of an epoch as often as any other, or once more where their number does
+    not divide those. Where a sample comes several times in an epoch, its index goes up by ``size`` each time, so that
+    each copy has a key of its own.
 
     Args:
         size: number of samples in the dataset.
@@ -96,19 +96,21 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
         generator = generator_for(self.seed, Stream.SHUFFLE, epoch)
         if not self._members:
             return torch.randperm(self.size, generator=generator)
-        each, rest = divmod(self.size, len(self._members))
+        count = len(self) * self.batch_size
+        each, rest = divmod(count, len(self._members))
         # which classes come once more is drawn for each epoch
         once_more = (torch.randperm(len(self._members), generator=generator) < rest).tolist()
         chosen = [
             _rounds(members, each + more, self.size, generator)
             for members, more in zip(self._members, once_more, strict=True)
         ]
-        return torch.cat(chosen)[torch.randperm(self.size, generator=generator)]
+        return torch.cat(chosen)[torch.randperm(count, generator=generator)]
 
 
 def _rounds(members: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
     """Choose so many of some samples, all of them before any comes again; each copy counts ``size`` on."""
-    rounds = math.ceil(count / len(members))
+    # at least one, of which nothing may be taken
+    rounds = max(1, math.ceil(count / len(members)))
     shuffled = [members[torch.randperm(len(members), generator=generator)] + turn * size for turn in range(rounds)]
     return torch.cat(shuffled)[:count]
 

@@ -25,7 +25,7 @@ class DataSettings:
             ``wds/...``.
         root: folder of the dataset; for hfds, hfids and tfds its cache. fashion_mnist_mini needs none;
             fashion_mnist_canvas takes the garments of fashion_mnist_mini without one. With ``val_fraction`` or
-            ``fold``, the folders of the classes may lie in it directly.
+            ``fold``, the folders of the classes may lie in it directly, with nothing below them.
         download: fetch the dataset into ``root`` if it is missing and its source allows it.
         train_split: split to train on; for a folder, the subfolder.
         val_split: split to evaluate on; for a folder, the subfolder. timm's synonyms of it are tried too.
@@ -35,7 +35,8 @@ class DataSettings:
         only_classes: keep only the images of these classes, by their labels, which become 0, 1, ... in the order given;
             done before anything is held out or a subset chosen. ``None`` for all.
         subset: use only so many images of each split, the same ones in every run, to try things out; ``None`` for all.
-        input_key: field of the image (hfds, hfids, tfds, wds); ``None`` takes the reader's own default.
+        input_key: field of the image (hfds, hfids, tfds, wds), for wds the ending of its file, or several such as
+            ``png;webp``, after which ``jpg`` is tried too; ``None`` takes the reader's own default.
         target_key: field of the label (hfds, hfids, tfds, wds); ``None`` takes the reader's own default.
         input_size: (channels, height, width) that the network gets; ``None`` takes what is known of the dataset.
         mean: mean of each channel, pixels scaled to [0, 1]; ``None`` takes what is known of the dataset.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
@@ -28,13 +29,26 @@ _EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.583
 
 
 class ToMode:
-    """Convert a PIL image to the mode of a number of channels."""
+    """Convert a PIL image to the mode of a number of channels; 16 bits are scaled to 8.
+
+    Raises:
+        UserError: if the image is of a mode whose white is not known, such as floating numbers.
+    """
 
     def __init__(self, channels: int) -> None:
         self.mode = "L" if channels == 1 else "RGB"
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the image in that mode."""
+        if image.mode in ("I", "F"):
+            kind = "32-bit whole" if image.mode == "I" else "floating"
+            raise UserError(
+                f"an image is of Pillow's mode {image.mode}, {kind} numbers, of which it is not known what is white: "
+                "save the images with 8 bits, or as grey PNG files with 16 (an old Pillow reads those as I: update it)"
+            )
+        if image.mode.startswith("I;16"):
+            # Pillow would clip at 255
+            image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
         return image if image.mode == self.mode else image.convert(self.mode)
 
 
@@ -181,7 +195,9 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 @lru_cache
 def _grey_levels(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Keep the constants on their device: sending them with each batch would make the host wait for it."""
-    return torch.tensor(values, dtype=torch.float32, device=device).mul_(255).view(-1, 1, 1)
+    # whoever asks first may be in inference mode, and others need gradients
+    with torch.inference_mode(mode=False):
+        return torch.tensor(values, dtype=torch.float32, device=device).mul_(255).view(-1, 1, 1)
 
 
 def to_input(images: Tensor, spec: InputSpec, device: torch.device, *, channels_last: bool) -> Tensor:

@@ -85,7 +85,8 @@ def tally(logits: Tensor, labels: Tensor) -> Tensor:
         )
     taken_for = logits.argmax(1)
     right = taken_for == labels
-    among_five = (logits.topk(min(5, num_classes)).indices == labels[:, None]).any(1)
+    # topk and argmax part ties in different ways; whoever is the first is among five, too
+    among_five = right | (logits.topk(min(5, num_classes)).indices == labels[:, None]).any(1)
     loss = F.cross_entropy(logits.double(), labels, reduction="sum")
     sums = torch.stack([right.sum(), among_five.sum(), loss, torch.tensor(len(labels))])
     classes = [members.bincount(minlength=num_classes) for members in (labels[right], labels, taken_for)]

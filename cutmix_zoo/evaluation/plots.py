@@ -240,7 +240,8 @@ def draw_budget(records: Records, space: str) -> Figure:
         for attack, style in (("fgsm", "-"), ("pgd", "--")):
             rows = [row for row in record["rows"] if (row["attack"], row["space"]) == (attack, space)]
             if rows:
-                line = _plot(axis, ((row["budget"], row["top1"]) for row in rows), number, linestyle=style)
+                points = sorted((row["budget"], row["top1"]) for row in rows)
+                line = _plot(axis, points, number, linestyle=style)
                 lines.setdefault(name, line)
                 styles[attack.upper()] = _style_sample(style)
     _count_whole(axis)

@@ -29,7 +29,7 @@ def format_predictions(predictions: Iterable[Prediction], how: str) -> Iterator[
         how: ``table``: below each file its classes, with probabilities in percent; files that could not be read are
             left out. ``csv``: a row for each class of a file, and one with ``error`` for a file that could not be
             read. ``json``: a list of objects with ``file``, ``classes`` (``index``, ``label``, ``probability``) and
-            ``error``.
+            ``error``. What of a file's name is no UTF-8 is escaped in tables and in CSV.
 
     Returns:
         Pieces of the text, to be written with a line break after each.
@@ -50,22 +50,26 @@ def format_predictions(predictions: Iterable[Prediction], how: str) -> Iterator[
     return {"table": _table, "csv": _csv, "json": _json}[how](predictions)
 
 
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _table(predictions: Iterable[Prediction]) -> Iterator[str]:
     for prediction in predictions:
         if prediction.error is None:
             rows = (f"  {100 * one.probability:6.2f} %  {one.label}" for one in prediction.classes)
-            yield "\n".join([str(prediction.file), *rows])
+            yield "\n".join([_writable(str(prediction.file)), *rows])
 
 
 def _csv(predictions: Iterable[Prediction]) -> Iterator[str]:
     yield ",".join(_COLUMNS)
     for prediction in predictions:
-        text = io.StringIO()
+        text, file = io.StringIO(), _writable(str(prediction.file))
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         if prediction.error is not None:
-            writer.writerow({"file": prediction.file, "error": prediction.error})
+            writer.writerow({"file": file, "error": _writable(prediction.error)})
         for rank, one in enumerate(prediction.classes, start=1):
-            writer.writerow({"file": prediction.file, "rank": rank, **asdict(one)})
+            writer.writerow({"file": file, "rank": rank, **asdict(one)})
         yield text.getvalue().rstrip("\n")
 
 

@@ -93,4 +93,4 @@ def command(arguments: Sequence[str]) -> None:
     report(options.folders, options.output, options.csv, options.plots)
     for file in (options.output, options.csv, options.plots):
         if file is not None:
-            say(f"wrote {file}")
+            say(f"wrote {file}" if file.exists() else f"no suite has figures for {file}")

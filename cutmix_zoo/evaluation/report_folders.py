@@ -101,8 +101,12 @@ class Measured:
     @property
     def architecture(self) -> str | None:
         """The network by timm's name, without a tag."""
-        name = self.recipe.model.name if self.recipe else str((self.about or {}).get("model"))
-        return None if ":" in name else name.rpartition("/")[2].partition(".")[0]
+        about = self.about or {}
+        if "architecture" in about:
+            return str(about["architecture"])
+        name = self.recipe.model.name if self.recipe else str(about.get("model"))
+        # the name of a folder says nothing of what is in it
+        return None if ":" in name or "/" in name else name.partition(".")[0]
 
     @property
     def parameters(self) -> int | None:

@@ -149,7 +149,10 @@ def _over_seeds(models: Sequence[Measured]) -> Iterator[str]:
     """Show means and spreads of what was trained with several seeds, and the pairs of runs that have one."""
     repeated = by_recipe(models)
     if len(repeated) == len(models):
-        text = "How much a number varies from seed to seed is not known from one run of each recipe."
+        text = (
+            "How much a number varies from seed to seed is not known: that takes runs of one recipe, measured alike, "
+            "each with a seed of its own."
+        )
         yield html.paragraph(text, "soft")
         return
     yield html.heading("Over seeds")

@@ -48,8 +48,8 @@ def by_recipe(models: Sequence[Measured]) -> list[Repeated]:
         models: what was measured.
 
     Returns:
-        The models, in the order in which the first run of each came. A recipe that was trained twice with one seed
-        gives two models, or nobody could say which of the runs is meant.
+        The models, in the order in which the first run of each came. Of a recipe that was trained twice with one seed
+        each run is a model of its own, or nobody could say which of the two is meant.
     """
     groups: list[list[Measured]] = []
     for model in models:

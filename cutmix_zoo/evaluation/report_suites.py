@@ -248,8 +248,9 @@ SUITES: dict[str, SuiteText] = {
             Metric("top1", "top-1 accuracy of the probe (%)", 2, "highest", "probe_top1"),
             Metric("balanced_accuracy", "balanced accuracy of the probe (%)", 2, "highest"),
             Metric("l2", "chosen penalty (L2)", 6, None),
+            Metric("features", "features", 0, None),
         ),
-        {"probed_on": "images from", "train_images": "training images", "features": "features", **_IMAGES},
+        {"probed_on": "images from", "train_images": "training images", **_IMAGES},
         ("l2",),
         {"validation_top1": "top-1 accuracy on the part held out (%)"},
         _NOT_IN_PAPER,
@@ -262,7 +263,7 @@ INPUT = {"input_size": "size of the input", "crop_pct": "share of an image that 
 
 
 def extended(suite: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to a record what follows from it: errors beside accuracies, images that were measured, names of sets."""
+    """Add to a record what follows from it: errors beside accuracies, how many images were measured, names of sets."""
     rows, more = record["rows"], {}
     if suite == "accuracy":
         more = {f"{key}_error": 100 - record[key] for key in ("top1", "top5") if record.get(key) is not None}
@@ -273,7 +274,7 @@ def extended(suite: str, record: Mapping[str, Any]) -> dict[str, Any]:
     elif suite == "adversarial":
         more = {name: _counts([row for row in rows if row["attack"] == attack]) for name, attack in _ATTACKS.items()}
     elif suite == "ood":
-        more = {"sets": ", ".join(sorted(row["set"] for row in rows))}
+        more = {"sets": ", ".join(sorted(f"{row['set']} ({row['count']:,})" for row in rows))}
     return {**record, **more}
 
 

@@ -68,7 +68,7 @@ class ResultFolder:
         if self.about_file.exists():
             there = read_json(self.about_file)
             for key, value in about.items():
-                if there.get(key) != value:
+                if there.get(key, value) != value:
                     raise UserError(
                         f"{self.path} has the results of {key} {there.get(key)!r}, not of {value!r}; choose another "
                         "folder."
@@ -79,9 +79,18 @@ class ResultFolder:
             raise UserError(f"cannot write {self.path}: {error}") from error
 
     def write_about(self, about: Mapping[str, Any]) -> None:
-        """Write what was measured, and where; what an earlier call wrote and this one does not know stays."""
+        """Write what was measured, and where.
+
+        What an earlier call wrote stays: what this one does not know; its ``command``, a line above that of this one;
+        and its ``environment``, where each version that differs stands beside the other.
+        """
         before = read_json(self.about_file) if self.about_file.exists() else {}
-        write_json(self.about_file, {**before, **about})
+        versions = before.get("environment", {})
+        together = {
+            "command": _joined("\n", before.get("command"), about["command"]),
+            "environment": {name: _joined("; ", versions.get(name), now) for name, now in about["environment"].items()},
+        }
+        write_json(self.about_file, {**before, **about, **together})
 
     def write_predictions(self, rows: Rows, names: Sequence[str]) -> None:
         """Write ``index`` (N,), ``name`` (N,), ``label`` (N,) and ``logits`` (N, K) of every image.
@@ -112,6 +121,12 @@ class ResultFolder:
         if findings.arrays:
             arrays: dict[str, Any] = dict(findings.arrays)
             np.savez_compressed(self.path / f"{suite}.npz", **arrays)
+
+
+def _joined(separator: str, before: str | None, now: str | None) -> str | None:
+    """Put what is behind what was, unless it is there already."""
+    parts = before.split(separator) if before else []
+    return separator.join([*parts, *([now] if now and now not in parts else [])]) or None
 
 
 def sample_names(dataset: Any, count: int) -> list[str]:

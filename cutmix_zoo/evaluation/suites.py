@@ -90,6 +90,10 @@ class SuiteContext:
         """What a probe is measured on, and what it is fitted on."""
         subject, wanted = self.subject, self.settings.probe_on
         data = subject.settings
+        if wanted is None and self.settings.probe_root is not None:
+            raise UserError(
+                "--probe-root is the folder of --probe-on DATASET, which is not given; --root is that of --on."
+            )
         if wanted is not None:
             preprocessing: dict[str, Any] = {key: getattr(data, key) for key in (*DATA_KEYS, "workers")}
             data = DataSettings(wanted, root=self.settings.probe_root, **preprocessing)

@@ -30,6 +30,7 @@ from cutmix_zoo.zoo import zoo_table
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cutmix_zoo.training.settings import Recipe
     from cutmix_zoo.zoo import ZooEntry
 
 RESULTS_FILE = "results.json"
@@ -191,7 +192,15 @@ def _public(config: dict[str, Any]) -> dict[str, Any]:
     if "recipe" not in provenance:
         return config
     recipe = public_recipe(make_recipe(provenance["recipe"], CONFIG_FILE))
-    return {**config, "provenance": {**provenance, "recipe": json.loads(json.dumps(recipe_dict(recipe)))}}
+    public = {"recipe": json.loads(json.dumps(recipe_dict(recipe)))}
+    if "summary" in provenance:
+        public["summary"] = _public_summary(provenance["summary"], recipe)
+    return {**config, "provenance": {**provenance, **public}}
+
+
+def _public_summary(summary: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Let a summary call its network what the public recipe calls it: a local one is called after its place."""
+    return {**summary, "model": recipe.model.name}
 
 
 def _row_of(name: str, config: dict[str, Any], weights: Path) -> ZooEntry | None:
@@ -199,8 +208,9 @@ def _row_of(name: str, config: dict[str, Any], weights: Path) -> ZooEntry | None
     entry, provenance = zoo_table().get(name), config.get("provenance", {})
     if entry is None or entry.sha256 == file_sha256(weights):
         return entry
-    # of the authors' checkpoints the table knows no hash: what was imported under the name counts as such
-    if entry.page is not None and "source" in provenance and "recipe" not in provenance:
+    # of the authors' checkpoints the table knows no hash: what was imported under this very name counts as such
+    imported = "source" in provenance and "recipe" not in provenance
+    if entry.sha256 is None and imported and config["pretrained_cfg"].get("tag") == entry.tag:
         return entry
     raise UserError(f"{name} is a row of the zoo table, and these are other weights; choose another name.")
 
@@ -226,7 +236,8 @@ def _check_provenance(facts: CardFacts) -> None:
 
 def _add_run(run: RunFolder, folder: Path, facts: CardFacts) -> None:
     """Add what only a run has, once it is what ``config.json`` tells of."""
-    if facts.recipe != public_recipe(load_recipe(run.recipe_file)) or facts.summary != run.summary():
+    recipe = public_recipe(load_recipe(run.recipe_file))
+    if facts.recipe != recipe or facts.summary != _public_summary(run.summary() or {}, recipe):
         raise UserError(f"recipe or summary of {run.path} are not what its model was exported with; train again.")
     shutil.copyfile(run.metrics_file, folder / "metrics.jsonl")
     curves = run.plots / "curves.png"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from timm.models import get_pretrained_cfg, is_model, model_entrypoint
 
 from cutmix_zoo.errors import UserError
+from cutmix_zoo.hub.method import method_of, mix_settings, other_settings
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.training.recipe import (
     find_shipped,
@@ -36,8 +37,6 @@ METRICS = {
 
 _IN_THE_PACKAGE = ("fashion_mnist_mini",)
 """Datasets that need no folder."""
-_ALWAYS_SAID = ("alpha", "prob", "per")
-"""Settings of a method that its reader looks for, also where they are the usual ones."""
 _LEFT_TO_DATA = ("data.input_size", "data.mean", "data.std", "model.in_chans", "model.num_classes")
 """What a shipped recipe leaves open and a run fills in."""
 
@@ -139,11 +138,6 @@ def eval_results(facts: CardFacts) -> list[dict[str, Any]]:
     return eval_result_entries_to_yaml([entry])
 
 
-def method_of(recipe: Recipe | None) -> str:
-    """Say what a recipe mixes with, ``none`` for nothing."""
-    return "none" if recipe is None or recipe.mix is None else type(recipe.mix).__name__
-
-
 def shipped_difference(recipe: Recipe) -> list[str] | None:
     """Compare a recipe with the shipped one of the same name, in all that its numbers depend on but the seed.
 
@@ -175,14 +169,14 @@ def _filled_in(recipe: Recipe, known: KnownDataset) -> Recipe:
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
-    mixing = method_of(facts.recipe) if facts.recipe else facts.entry.method if facts.entry else ""
+    method = _method(facts) or ""
     base = _base_model(facts.recipe)
     relation: dict[str, Any] = {"base_model_relation": "finetune"} if base else {}
     return ModelCardData(
         license=facts.license,
         library_name="timm",
         pipeline_tag="image-classification",
-        tags=["image-classification", "timm", "cutmix_zoo", *(["cutmix"] if "CutMix" in mixing else [])],
+        tags=["image-classification", "timm", "cutmix_zoo", *(["cutmix"] if "CutMix" in method else [])],
         datasets=[facts.known.hub_id] if facts.known else None,
         metrics=["accuracy"],
         base_model=base,
@@ -190,6 +184,11 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         eval_results=_eval_results(facts) or None,
         **relation,
     )
+
+
+def _method(facts: CardFacts) -> str | None:
+    """Say what the network was trained with, if that is known."""
+    return method_of(facts.recipe) if facts.recipe else facts.entry.method if facts.entry else None
 
 
 def _base_model(recipe: Recipe | None) -> str | None:
@@ -231,7 +230,7 @@ def _what_it_is(facts: CardFacts) -> str:
     count, size = facts.config["num_classes"], facts.config["pretrained_cfg"]["input_size"]
     known, recipe = facts.known, facts.recipe
     data = f"[{known.title}]({known.homepage})" if known else f"`{facts.dataset}`" if facts.dataset else "unknown data"
-    method = method_of(recipe) if recipe else facts.entry.method if facts.entry else "an unknown method"
+    method = _method(facts) or "an unknown method"
     how = "without mixing" if method == "none" else f"with {method}"
     base = (
         f", starting from the pretrained weights of `{recipe.model.name}`" if recipe and recipe.model.pretrained else ""
@@ -268,7 +267,8 @@ def _numbers(facts: CardFacts) -> str:
         f"preprocessing of `config.json`{_seeds(facts)}."
     )
     table = "\n".join(["| metric | value |", "|---|---|", *rows])
-    return f"{table}\n\n{protocol}\n\n{_others(facts)}\n\nCalibration, robustness and transfer: not measured."
+    missing = "This card has no numbers on calibration, robustness and transfer."
+    return f"{table}\n\n{protocol}\n\n{_others(facts)}\n\n{missing}"
 
 
 def _seeds(facts: CardFacts) -> str:
@@ -302,7 +302,7 @@ def _use(facts: CardFacts) -> str:
     label = "model.pretrained_cfg['label_names'][index]" if facts.config.get("label_names") else "int(index)"
     ours = "import cutmix_zoo  # registers the model with timm\n" if facts.needs_import else ""
     need = (
-        "It needs `pip install cutmix_zoo`, which registers the model with timm:"
+        "It needs the package `cutmix_zoo`, which registers the model with timm:"
         if facts.needs_import
         else "It needs timm alone:"
     )
@@ -343,7 +343,8 @@ def _training(facts: CardFacts) -> str:
         "recipe": f"`{recipe.name}`: {recipe.schedule.epochs} epochs, batch {recipe.data.batch_size}, "
         f"{recipe.optimizer.name}, learning rate {recipe.optimizer.lr:g} ({recipe.schedule.name}), weight decay "
         f"{recipe.optimizer.weight_decay:g}",
-        "mixing": _settings(recipe),
+        "mixing": mix_settings(recipe),
+        **({"regularizers": others} if (others := other_settings(recipe)) else {}),
         "hardware": f"{summary['device']}; processes: {summary['processes']}; precision: {_precision(summary)}",
         "time": f"{time}, {summary['images_per_second']:.0f} training images a second",
         "parameters": f"{summary['parameters']:,}",
@@ -362,16 +363,6 @@ def _training(facts: CardFacts) -> str:
 
 def _precision(summary: dict[str, Any]) -> str:
     return "float32" if summary["mixed_precision"] == "no" else f"mixed, {summary['mixed_precision']}"
-
-
-def _settings(recipe: Recipe) -> str:
-    mix = recipe_dict(recipe)["mix"]
-    if mix is None:
-        return "none"
-    usual = {field.name: field.default for field in fields(recipe.mix)}  # type: ignore[arg-type]
-    chosen = {key: value for key, value in mix.items() if key in _ALWAYS_SAID or value != usual.get(key)}
-    settings = ", ".join(f"{key} {value}" for key, value in chosen.items() if key != "name")
-    return f"{mix['name']} ({settings})" if settings else mix["name"]
 
 
 def _limits(facts: CardFacts) -> str:

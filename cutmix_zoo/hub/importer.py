@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
 from cutmix_zoo.hub.checkpoint_file import checkpoint_file, read_state_dict
+from cutmix_zoo.keys import isolated_rng
 from cutmix_zoo.known import KNOWN_DATASETS, KnownDataset
 from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.models.tags import is_foreign_tag, refresh_tags, takes_tags
@@ -79,7 +80,7 @@ def _check_name(name: str, entry: ZooEntry | None, dataset: str | None) -> None:
         raise UserError(f"{architecture} has no default config of timm's kind, beside which a tag could stand.")
     if is_foreign_tag(name):
         raise UserError(f"{name} is a tag of timm's own; choose another tag.")
-    if entry is not None and entry.sha256 is not None:
+    if entry is not None and entry.shipped:
         raise UserError(f"the weights of {name} come with this package; choose another tag.")
     if dataset is not None and dataset not in KNOWN_DATASETS:
         hint = did_you_mean(dataset, KNOWN_DATASETS)
@@ -107,7 +108,9 @@ def _network(name: str, weights: dict[str, Tensor]) -> nn.Module:
         if key.endswith(_COUNTER):
             weights[key] = torch.zeros((), dtype=expected[key].dtype)
     check_weights(name, expected, weights)
-    model.load_state_dict(weights, assign=True)
+    with isolated_rng(0):
+        model = timm.create_model(architecture, **shapes)
+    model.load_state_dict(weights)
     return model
 
 
@@ -167,7 +170,9 @@ def _replacing(folder: Path) -> Iterator[Path]:
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error}") from error
         finally:
-            if new.exists() and old.exists():  # also after Ctrl-C between the two
-                old.rename(folder)
+            # also after Ctrl-C between the two; where another process has imported the same name meanwhile, its stays
+            if new.exists() and old.exists() and not folder.exists():
+                with suppress(OSError):  # it may come in here, too
+                    old.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import timm
 
 from cutmix_zoo.errors import UserError, did_you_mean
 from cutmix_zoo.known import KNOWN_DATASETS
 from cutmix_zoo.models.tags import takes_tags
-from cutmix_zoo.store import locate, stored_config, stored_names
+from cutmix_zoo.store import locate, stored_configs
 from cutmix_zoo.zoo import zoo_table
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ def _zoo_weights() -> Iterator[ListedWeights]:
 
 
 def _own_weights() -> Iterator[ListedWeights]:
-    for name in stored_names():
-        config: dict[str, Any] = stored_config(name) or {}
+    for name, config in stored_configs().items():
         if name in zoo_table() or not takes_tags(name.partition(".")[0]):
             continue
         described, dataset = config["pretrained_cfg"], config.get("provenance", {}).get("dataset")

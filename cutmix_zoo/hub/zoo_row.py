@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cutmix_zoo.errors import UserError, one_line
-from cutmix_zoo.hub.card import method_of, shipped_difference
+from cutmix_zoo.hub.card import shipped_difference
+from cutmix_zoo.hub.method import method_of
 from cutmix_zoo.known import KNOWN_DATASETS
 from cutmix_zoo.store import WEIGHTS_FILE, WEIGHTS_NAME, file_sha256
 from cutmix_zoo.zoo import read_table
@@ -30,14 +31,13 @@ def zoo_row(bundle: Bundle, revision: str) -> dict[str, Any]:
     hub = {
         "repo": bundle.repo,
         "revision": revision,
-        "size": weights.stat().st_size,
         "sha256": file_sha256(weights),
     }
     if facts.entry is not None:
         return hub
     return {
         "name": facts.name,
-        "method": method_of(recipe),
+        "method": method_of(recipe) if recipe else None,
         "dataset": facts.known.name if facts.known and _is_prepared_as(described, facts.known) else None,
         # one that is shipped, and as it is shipped: it can be named
         "recipe": recipe.name if recipe and shipped_difference(recipe) == [] else None,

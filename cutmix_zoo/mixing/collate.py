@@ -73,17 +73,19 @@ class MixCollate(FastCollateMixup):
         mix: the method; any but those that mix inside the network.
         num_classes: K; or None where labels are no classes: floating-point values, or masks, which are cut and
             pasted as their images are.
-        smoothing: label smoothing of integer labels in [0, 1], applied to unmixed batches too.
+        smoothing: label smoothing in [0, 1] of labels that are one class an image, applied to unmixed batches too.
+            For all other labels it must be 0: for masks, give it to the loss.
         seed: the run's seed.
         rank: this process among those that train together.
         epochs: length of the run, which scheduled methods need to know; where samples carry no keys, then call
             :meth:`set_epoch`.
         keep_plan: return a :class:`~cutmix_zoo.mixing.MixedTarget` in place of dense targets.
         ignore_index: the class of mask pixels that the method erases.
-        reuse: number of buffers through which each process goes round; 0 for new memory each time. A batch
-            of images is then overwritten when the process that made it makes its ``reuse``-th one after it, so it must
-            be used up, or copied to a device, by then. With loader workers, of which each runs ahead by
-            ``prefetch_factor`` batches, that is at least ``prefetch_factor + 2``.
+        reuse: number of buffers of each batch shape through which each process goes round; 0 for new memory each
+            time. A batch of images is then overwritten when the process that made it makes its ``reuse``-th one of
+            that shape after it, so it must be used up, or copied to a device, by then. With loader workers, of which
+            each runs ahead by ``prefetch_factor`` batches, that is at least ``prefetch_factor + 2``. Buffers are
+            kept, so where batches have many shapes, there are that many times as many.
 
     Raises:
         ValueError: if ``epochs``, ``smoothing``, ``num_classes`` or ``reuse`` is out of range, there is smoothing

@@ -29,13 +29,13 @@ class Cutout:
         size: side of the square in pixels. The CutMix paper used 16 on CIFAR (32 px) and 112 on ImageNet (224 px).
         fill: what is put in its place, in the images' own units: one value, or one for each channel; or None for the
             0 of normalised images. Bytes have no such 0: for them it is the dataset's mean, such as
-            ``(124, 116, 104)`` for ImageNet.
+            ``(124, 116, 104)`` for ImageNet. With a value for each channel, clips are (B, T, C, H, W).
         prob: probability of erasing, in [0, 1].
         per: ``"sample"``: each image has its own gate and square, as in the Cutout paper; ``"batch"``: one for all.
 
     Raises:
         ValueError: if a setting is out of range or unknown; from ``apply``, if ``fill`` is None and the images are
-            integers, or has another number of channels than they.
+            integers, or does not fit their channels (:class:`~cutmix_zoo.mixing.ErasePlan`).
 
     **Source**: DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout (2017),
     section 3; its code fills with zeros after normalisation. Sizes: Yun et al., CutMix (ICCV 2019), section 4.1. An

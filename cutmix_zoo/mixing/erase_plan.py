@@ -30,10 +30,12 @@ class ErasePlan(MixPlan):
         width: width of the images in pixels.
         box: (B, 4) int64, the box to fill in each image (:class:`Box`).
         fill: one value, or one for each channel, in the images' own units; or None: 0 for floating-point
-            images, which are taken to be normalised, and an error for bytes, whose mean is not 0.
+            images, which are taken to be normalised, and an error for bytes, whose mean is not 0. With a value for
+            each channel, clips are (B, T, C, height, width).
 
     Raises:
-        ValueError: if a shape, a dtype or a value does not fit.
+        ValueError: if a shape, a dtype or a value does not fit; from ``apply``, if ``fill`` does not fit the images,
+            or clips have as many frames as channels and as ``fill`` has values, so that nobody can tell the two apart.
 
     Example:
         >>> plan = ErasePlan(1, 2, 2, box=torch.tensor([[0, 0, 1, 1]]))
@@ -101,7 +103,14 @@ class ErasePlan(MixPlan):
             return fill[0]
         channels = shape[-3] if len(shape) > 3 else 1
         if channels != len(fill):
-            raise ValueError(f"fill has {len(fill)} values, but the images have {channels} channels")
+            advice = ": clips must be (B, T, C, H, W)" if len(shape) == 5 and shape[1] == len(fill) else ""
+            raise ValueError(f"fill has {len(fill)} values, but the images have {channels} channels{advice}")
+        if len(shape) == 5 and shape[1] == channels:
+            raise ValueError(
+                f"fill has {len(fill)} values, and of clips of shape {tuple(shape)} nobody can tell channels from "
+                "frames: give fill one value, or mix images.flatten(1, 2) with a value for each of its "
+                f"{channels * channels} planes"
+            )
         return [[[value]] for value in fill]
 
     def _row_dtype(self, images: Tensor) -> torch.dtype | None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import mmap
 import os
+from collections import defaultdict, deque
 from contextlib import suppress
-from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.multiprocessing import get_sharing_strategy
 from torch.utils.data import get_worker_info
 
 from cutmix_zoo.mixing.rows import empty_in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import DTypeLike
 
@@ -101,13 +102,20 @@ def by_value(tensor: Tensor) -> Tensor:
 class _ByValue(Tensor):
     """A tensor that is pickled as its numbers."""
 
+    # what is computed from it is a plain tensor: of another size or dtype, its numbers could not be sent like this
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return torch.from_numpy, (self.as_subclass(Tensor).numpy(),)
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        return self.as_subclass(Tensor).clone()
 
 
 def _shared(size: int) -> tuple[np.ndarray, torch.UntypedStorage]:
     """Allocate shared memory: as bytes to write to, and as the storage that travels to another process."""
-    if size >= LARGE and hasattr(os, "memfd_create"):
+    # with torch's other strategy, memory of a file is moved when it is sent, and its array would not move along
+    if size >= LARGE and hasattr(os, "memfd_create") and get_sharing_strategy() == "file_descriptor":
         with suppress(OSError, ValueError):  # an old kernel
             return _populated(size)
     storage = torch.UntypedStorage._new_shared(size)
@@ -128,7 +136,7 @@ def _populated(size: int) -> tuple[np.ndarray, torch.UntypedStorage]:
 
 
 class Buffers:
-    """Batches that are allocated once and written again and again, in turn.
+    """Batches that are allocated once, when they are first needed, and written again and again, in turn.
 
     Args:
         count: number of batches of each layout.
@@ -146,13 +154,15 @@ class Buffers:
 
     def _forget(self) -> None:
         self._process = os.getpid()
-        self._turns: dict[Any, Iterator[Output]] = {}
+        self._batches: defaultdict[Any, deque[Output]] = defaultdict(deque)
 
     def next(self, shape: Sequence[int], order: Sequence[int], dtype: DTypeLike) -> Output:
-        """Return the batch of this layout that was handed out longest ago; see :func:`empty_batch`."""
+        """Return a new batch of this layout, or once all are made, the oldest one; see :func:`empty_batch`."""
         if self._process != os.getpid():
             self._forget()  # a worker's memory is not its parent's
-        layout = (tuple(shape), tuple(order), np.dtype(dtype))
-        if layout not in self._turns:
-            self._turns[layout] = cycle([empty_batch(shape, order, dtype) for _ in range(self._count)])
-        return next(self._turns[layout])
+        batches = self._batches[tuple(shape), tuple(order), np.dtype(dtype)]
+        if len(batches) < self._count:
+            batches.append(empty_batch(shape, order, dtype))
+        else:
+            batches.rotate(-1)
+        return batches[-1]

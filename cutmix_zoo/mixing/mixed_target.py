@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class MixedTarget(LamAndPartner):
-    """The target of a mixed batch from which everything that was drawn can be had again.
+    """The target of a mixed batch that keeps its labels, who was mixed with whom, and by how much.
 
     It goes where a target tensor goes: from a loader worker to the training process, through torch's pinning, timm's
     ``PrefetchLoader``, Accelerate's ``prepare`` and Lightning, and it travels lighter than (B, K) numbers. What
@@ -53,8 +53,6 @@ class MixedTarget(LamAndPartner):
     """(B, M) int64: the images each mixed image is made of. Column 0 is the image itself."""
     label_shares: Tensor
     """(B, M) float32: how much the label of each source counts. Rows sum to 1."""
-    pixel_shares: Tensor
-    """(B, M) float32: the share of pixels that comes from each source. Rows sum to 1, less what was erased."""
     boxes: Tensor
     """(B, 4) int64: the box pasted into each image (:class:`~cutmix_zoo.mixing.Box`); zeros where there is none."""
     num_classes: int | None
@@ -67,7 +65,7 @@ class MixedTarget(LamAndPartner):
         """Keep what a plan does to the labels of its batch.
 
         Args:
-            plan: of the batch. Plans of several steps count their pixel shares, which takes longer than to mix.
+            plan: of the batch.
             labels: (B,) integers; (B, K) floating point, targets that are dense already; or with
                 ``num_classes=None`` any floating-point values (B, ...).
             num_classes: K; None if labels are values, or :meth:`dense` is not needed.
@@ -86,8 +84,8 @@ class MixedTarget(LamAndPartner):
             (check_values if labels.is_floating_point() else check_indices)(labels, size)
         if not labels.is_floating_point():
             labels = labels.long()
-        shares = plan.sources, plan.label_shares, plan.pixel_shares
-        return cls(labels, *shares, plan.boxes, num_classes, smoothing)._each(by_value)
+        target = cls(labels, plan.sources, plan.label_shares, plan.boxes, num_classes, smoothing)
+        return target._each(by_value)
 
     def dense(self) -> Tensor:
         """Mix the labels: what the loader would have returned in place of this.

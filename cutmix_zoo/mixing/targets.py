@@ -151,17 +151,22 @@ def mix_by_kind(
             where what the plan erases becomes ``ignore_index``; floating point: dense targets (B, K), or with
             ``num_classes=None`` any values (B, ...) of the whole image, so no maps of the images' size.
         num_classes: K; or None where there are no classes to spread over.
-        smoothing: label smoothing of integer labels, in [0, 1].
+        smoothing: label smoothing of one integer label an image, in [0, 1]; 0 for all other labels.
         ignore_index: the class of mask pixels that the plan erases.
 
     Returns:
         (B, K) float32, mixed masks in their dtype, or mixed values in their dtype.
 
     Raises:
-        ValueError: if the labels do not fit; see :meth:`MixPlan.mix_targets`, :meth:`MixPlan.mix_values` and
-            :meth:`MixPlan.apply_masks`.
+        ValueError: if the labels do not fit, or there is smoothing with masks; see :meth:`MixPlan.mix_targets`,
+            :meth:`MixPlan.mix_values` and :meth:`MixPlan.apply_masks`.
     """
     if are_masks(labels):
+        require(
+            smoothing == 0,
+            f"smoothing is for one label an image, got smoothing={smoothing} with masks of shape "
+            f"{tuple(labels.shape)}: leave it to the loss, such as CrossEntropyLoss(label_smoothing={smoothing})",
+        )
         return plan.apply_masks(labels, ignore_index)
     if num_classes is None:
         if not labels.is_floating_point():

@@ -30,7 +30,8 @@ class MixTransform:
     Args:
         mix: the method; any but those that mix inside the network.
         num_classes: K; or None where labels are no classes: floating-point values, or masks.
-        smoothing: label smoothing of integer labels in [0, 1], applied to unmixed batches too.
+        smoothing: label smoothing in [0, 1] of labels that are one class an image, applied to unmixed batches too.
+            For all other labels it must be 0: for masks, give it to the loss.
         seed: a further seed, for other draws from the same origin.
         rank: this process among those that train together; processes that were seeded alike draw alike
             unless their ranks differ.
@@ -104,8 +105,8 @@ class MixTransform:
         Args:
             batch: images and labels as a tuple or list; or with keys a mapping.
 
-                Images: a tensor (B, C, H, W) on any device, or a tuple, list or dict of such tensors of one
-                B, H and W, which are mixed alike; methods that look at images look at the first.
+                Images: a tensor (B, C, H, W), or clips (B, T, C, H, W), on any device, or a tuple, list or dict of
+                such tensors of one B, H and W, which are mixed alike; methods that look at images look at the first.
 
                 Labels: (B,) integers; (B, K) floating point, targets that are dense already; integer masks
                 (B, ..., H, W); or with ``num_classes=None`` any floating-point values (B, ...).

@@ -6,6 +6,7 @@ folder is on the Hub); our architectures need ``import cutmix_zoo`` before it.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tempfile
@@ -29,6 +30,8 @@ DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
 _STRUCTURE_KEYS = ("fixed_input_size", "first_conv", "classifier")
 _CREDIT_KEYS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
+_ROUNDING = 1e-3
+"""How far logits may be off, as a share of the largest: a scale that was multiplied into weights rounds otherwise."""
 
 
 def export_model(
@@ -63,7 +66,8 @@ def export_model(
 
     Raises:
         ValueError: if the model is not one of timm's, if ``data_config`` lacks a key, has an unknown one or
-            disagrees with itself, if ``label_names`` is not as long as the logits, or if timm cannot load the result.
+            disagrees with itself, if ``label_names`` is not as long as the logits, or if timm cannot load the result,
+            or loads from it a network that computes something else.
     """
     # ShakeDrop is in the weights already
     arguments = {key: value for key, value in (model_args or {}).items() if key != "shakedrop_prob"}
@@ -77,7 +81,7 @@ def export_model(
         config["sha256"] = hashlib.sha256(content).hexdigest()
         Path(staging, "model.safetensors").write_bytes(content)
         Path(staging, "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        _check_loads(staging)
+        _check_loads(staging, model, config["pretrained_cfg"]["input_size"])
         for name in ("model.safetensors", "config.json"):
             Path(staging, name).replace(folder / name)
 
@@ -133,13 +137,25 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", dtype).clone(memory_format=torch.contiguous_format)
 
 
-def _check_loads(folder: str) -> None:
-    """Let timm load the folder, without disturbing the global random numbers."""
+def _check_loads(folder: str, model: nn.Module, input_size: Sequence[int]) -> None:
+    """Let timm load the folder and compute an image, without disturbing the model or the global random numbers."""
     try:
-        with isolated_rng(0):
-            timm.create_model(f"local-dir:{folder}", pretrained=True)
+        with isolated_rng(0), torch.inference_mode():
+            loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+            image = torch.randn(1, *input_size)
+            # a copy: the model may be half precision, on a GPU, and in the midst of its training
+            expected, found = (net(image) for net in (copy.deepcopy(model).to("cpu", torch.float32).eval(), loaded))
+            _check_same(expected, found)
     except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"timm cannot load this model back from its architecture, num_classes, input_size and model_args; give "
-            f"the arguments of timm.create_model that shaped it as model_args. timm said: {error}"
+            f"the arguments of timm.create_model that shaped it as model_args. What went wrong: {error}"
         ) from error
+
+
+def _check_same(expected: torch.Tensor, found: torch.Tensor) -> None:
+    if expected.shape != found.shape:
+        raise ValueError(f"it loads, but has outputs of {tuple(found.shape)} instead of {tuple(expected.shape)}")
+    room = _ROUNDING * expected.nan_to_num().abs().max().item()
+    if not torch.allclose(found, expected, rtol=0.0, atol=room, equal_nan=True):
+        raise ValueError(f"it loads, but its logits are off by up to {(found - expected).abs().max().item():.3g}")

@@ -54,8 +54,8 @@ def load_exported(folder: Path, architecture: str | None = None) -> nn.Module:
 
     Raises:
         UserError: if a file is missing, damaged or not what it should be: a key twice, an architecture that timm does
-            not know or that is another one, arguments that no network takes, weights of another network, or numbers
-            that are not finite.
+            not know or that is another one, arguments that no network takes, two numbers of classes, weights of another
+            network, or numbers that are not finite.
     """
     config = read_config(folder / CONFIG_FILE)
     found = config["architecture"]
@@ -70,8 +70,11 @@ def load_exported(folder: Path, architecture: str | None = None) -> nn.Module:
             planned = timm.create_model(f"local-dir:{folder}")
         check_weights(found, planned.state_dict(), weights)
         _check_buffers(planned, weights)
+        _check_classes(planned, config)
         with isolated_rng(0):
-            return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+            network = timm.create_model(f"local-dir:{folder}")
+        network.load_state_dict(weights)  # what was checked, and not what timm would make of the folder
+        return network.eval()
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
     except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -84,6 +87,13 @@ def _check_buffers(planned: nn.Module, weights: Mapping[str, Tensor]) -> None:
     room = 4 * sum(weight.nbytes for weight in weights.values()) + _SMALL
     if size > room:
         raise UserError(f"it would take {size / 1e9:.1f} GB beside its weights, which is more than any such network.")
+
+
+def _check_classes(planned: nn.Module, config: Mapping[str, Any]) -> None:
+    """Refuse a network whose arguments give it other classes than the config says."""
+    said = _num_classes(config)
+    if getattr(planned, "num_classes", said) != said:
+        raise UserError(f"num_classes is {said}, but by model_args the network has {planned.num_classes} classes.")
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -144,7 +154,7 @@ def _check_config(config: Any) -> None:
     unknown = sorted(described.keys() - {field.name for field in fields(PretrainedCfg)})
     if places or unknown:
         raise ValueError(f"pretrained_cfg has {', '.join(map(shown, places + unknown))}")
-    size, count = described.get("input_size"), config.get("num_classes", described.get("num_classes"))
+    size, count = described.get("input_size"), _num_classes(config)
     if not isinstance(size, list) or len(size) != 3 or not all(map(_is_count, size)):
         raise ValueError(f"input_size is {shown(str(size))}, expected channels, height and width")
     # not isinstance, as true is an int as well
@@ -159,6 +169,11 @@ def _check_config(config: Any) -> None:
         raise ValueError("provenance is not a mapping")
     _check_preprocessing(described, size[0])
     _check_arguments(config.get("model_args", {}))
+
+
+def _num_classes(config: Mapping[str, Any]) -> Any:
+    """Look up how many classes a config says, where timm looks for it."""
+    return config.get("num_classes", config["pretrained_cfg"].get("num_classes"))
 
 
 def _check_preprocessing(described: dict[str, Any], channels: int) -> None:

@@ -159,6 +159,10 @@ def plain_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _end_of_branch(block: nn.Module) -> str:
-    """Name the last layer in front of ``drop_path``; layers are registered in the order in which they are computed."""
-    names = [name for name, module in block.named_children() if hasattr(module, "weight") or name == "drop_path"]
-    return names[names.index("drop_path") - 1]
+    """Name the last convolution or norm in front of ``drop_path``; they are registered as they are computed.
+
+    Not the last layer with weights: activations may have some, and timm registers one from behind the sum before it.
+    """
+    names = [name for name, _ in block.named_children()]
+    layers = [name for name in names[: names.index("drop_path")] if name.startswith(("conv", "bn"))]
+    return layers[-1]

@@ -18,7 +18,7 @@ from timm.models import DefaultCfg, PretrainedCfg, build_model_with_cfg, get_pre
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
-from cutmix_zoo.models.tags import is_foreign_tag, resolve_weights
+from cutmix_zoo.models.tags import gives_weights, is_foreign_tag, resolve_weights
 
 __all__ = ["ResNetStride16"]
 
@@ -81,9 +81,9 @@ def _create(base: str, pretrained: bool, kwargs: dict[str, Any], **structure: An
     name, tag = base + _SUFFIX, kwargs.get("pretrained_cfg")
     if isinstance(tag, str) and tag not in default_cfgs[name].cfgs:
         # one that the network without the suffix was given later: of the zoo table, or of the user's own
-        config = _config(base, tag)
-        if pretrained and not is_foreign_tag(f"{base}.{tag}"):
-            config = replace(config, file=str(resolve_weights(f"{base}.{tag}")))
+        config, theirs = _config(base, tag), f"{base}.{tag}"
+        if pretrained and not is_foreign_tag(theirs) and not gives_weights(kwargs, theirs):
+            config = replace(config, file=str(resolve_weights(theirs)))
         kwargs = {**kwargs, "pretrained_cfg": config}
     return build_model_with_cfg(ResNetStride16, name, pretrained, **structure | kwargs)
 

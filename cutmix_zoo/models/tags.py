@@ -17,11 +17,11 @@ from timm.models import PretrainedCfg, get_pretrained_cfg, is_model, model_entry
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import KNOWN_DATASETS
-from cutmix_zoo.store import WEIGHTS_FILE, fetch, locate, stored_config, stored_names
+from cutmix_zoo.store import WEIGHTS_FILE, fetch, locate, store_folder, stored_configs
 from cutmix_zoo.zoo import zoo_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from timm.models import DefaultCfg
@@ -46,9 +46,9 @@ def refresh_tags() -> None:
     rows = zoo_table()
     for name, entry in rows.items():
         _add_tag(name, _zoo_config(entry))
-    for name in stored_names():
+    for name, config in stored_configs().items():
         if name not in rows and takes_tags(name.partition(".")[0]):
-            _add_tag(name, _stored_config(name))
+            _add_tag(name, _stored_config(name, config))
 
 
 def takes_tags(architecture: str) -> bool:
@@ -143,16 +143,14 @@ def _zoo_config(entry: ZooEntry) -> PretrainedCfg:
     )
 
 
-def _stored_config(name: str) -> PretrainedCfg:
+def _stored_config(name: str, config: dict[str, Any]) -> PretrainedCfg:
     """Describe weights of the local store as their ``config.json`` does, which has no say in where they are."""
-    config, weights = stored_config(name), locate(name, None)
-    assert config is not None
-    assert weights is not None
+    file = store_folder() / name / WEIGHTS_FILE
     valid = {field.name for field in fields(PretrainedCfg)} - {*_SOURCES, "source", "custom_load"}
     described = {key: value for key, value in config["pretrained_cfg"].items() if key in valid}
     # lists of a JSON file are tuples in timm's configs
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in described.items()}
-    place = {"architecture": config["architecture"], "tag": name.partition(".")[2], "file": str(weights.file)}
+    place = {"architecture": config["architecture"], "tag": name.partition(".")[2], "file": str(file)}
     names = config.get("label_names")
     return PretrainedCfg(**{**values, **place, "label_names": tuple(names) if isinstance(names, list) else None})
 
@@ -162,10 +160,9 @@ def _finding_weights(entrypoint: Callable[..., nn.Module]) -> Callable[..., nn.M
 
     @functools.wraps(entrypoint)
     def make(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        overlay = kwargs.get("pretrained_cfg_overlay") or {}
         name = f"{entrypoint.__name__}.{_tag(kwargs.get('pretrained_cfg'))}"
-        given = any(overlay.get(source) for source in _SOURCES) or _says_where(kwargs.get("pretrained_cfg"), name)
-        if pretrained and name in _ours and not given:
+        if pretrained and name in _ours and not gives_weights(kwargs, name):
+            overlay = kwargs.get("pretrained_cfg_overlay") or {}
             kwargs["pretrained_cfg_overlay"] = {**overlay, "file": str(resolve_weights(name))}
         return entrypoint(pretrained=pretrained, **kwargs)
 
@@ -175,6 +172,17 @@ def _finding_weights(entrypoint: Callable[..., nn.Module]) -> Callable[..., nn.M
         if getattr(module, entrypoint.__name__, None) is entrypoint:
             setattr(module, entrypoint.__name__, make)
     return make
+
+
+def gives_weights(arguments: Mapping[str, Any], name: str) -> bool:
+    """Say whether a caller has weights of its own for a network, which are then taken and not those of the tag.
+
+    Args:
+        arguments: what the entry point was called with.
+        name: ``architecture.tag``.
+    """
+    overlay = arguments.get("pretrained_cfg_overlay") or {}
+    return any(overlay.get(source) for source in _SOURCES) or _says_where(arguments.get("pretrained_cfg"), name)
 
 
 def _tag(asked: str | dict[str, Any] | PretrainedCfg | None) -> str | None:

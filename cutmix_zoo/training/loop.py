@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 Evaluate = Callable[..., dict[str, float]]
 """What measures a network: :func:`cutmix_zoo.evaluation.accuracy.evaluate_accuracy` or its like."""
+Measure = Callable[["nn.Module", "EvalLoader"], dict[str, float]]
+"""The same, which knows of the run: it takes a network and a loader."""
 Line = dict[str, float | None]
 """Numbers of an epoch, by name."""
 
@@ -59,6 +61,10 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
         saver.stop_if_asked(progress)  # then the measurement has ended early
         return job.reduce(sums)
 
+    def measure(network: nn.Module, loader: EvalLoader) -> dict[str, float]:
+        sizes = {"expected": loader.size, "num_classes": len(job.splits.classes)}
+        return evaluate(network, stop.until(loader), prepare=job.prepare, reduce=reduce, **sizes)
+
     with _make_bar(job, progress) as bar:
         while not job.is_over(progress):
             try:
@@ -69,12 +75,19 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
                     f"The last good checkpoint is {folder.last_checkpoint or 'not written yet'}."
                 ) from error
             _share_statistics(job)
-            line = {"epoch": progress.epoch + 1, **trained, **_measure(job, progress.epoch, evaluate, stop, reduce)}
+            line = {"epoch": progress.epoch + 1, **trained, **_measure(job, progress.epoch, measure)}
             line["images_per_second"] = job.images_per_epoch / progress.epoch_seconds
             progress.end_epoch(line, job.images_per_epoch)
             saver.after_epoch(progress)
             if job.accelerator.is_main_process:
                 bar.write(_describe(line, epochs))
+        last = progress.metrics[-1]
+        if any(last.get(prefix + name) is None for prefix in job.networks for name in VALIDATED):
+            # a run that was resumed with changes: its last epoch was not to be the last, or had no average
+            last.update(_validate(job, measure))
+            saver.after_epoch(progress)
+            if job.accelerator.is_main_process:
+                bar.write(_describe(last, epochs))
 
 
 def train_epoch(
@@ -187,20 +200,19 @@ def _share_statistics(job: Job) -> None:
             distribute_bn(network, job.accelerator.num_processes, reduce=False)
 
 
-def _measure(job: Job, epoch: int, evaluate: Evaluate, stop: StopRequest, reduce: Callable[[Tensor], Tensor]) -> Line:
+def _measure(job: Job, epoch: int, measure: Measure) -> Line:
     """Measure the bare network on unmixed training images; all networks on the validation split when it is due."""
-
-    def measure(network: nn.Module, loader: EvalLoader) -> dict[str, float]:
-        sizes = {"expected": loader.size, "num_classes": len(job.splits.classes)}
-        return evaluate(network, stop.until(loader), prepare=job.prepare, reduce=reduce, **sizes)
-
-    line: Line = {"clean_train_top1": measure(job.network, job.clean_loader)["top1"]}
+    clean = measure(job.network, job.clean_loader)["top1"]
     due = epoch + 1 == job.recipe.schedule.epochs or (epoch + 1) % job.recipe.evaluate.every == 0
-    for prefix, network in job.networks.items():
-        found = measure(network, job.val_loader) if due else {}
-        for name in VALIDATED:
-            line[prefix + name] = found.get(name.removeprefix("val_"))
-    return line
+    return {"clean_train_top1": clean, **_validate(job, measure if due else lambda *_: {})}
+
+
+def _validate(job: Job, measure: Measure) -> Line:
+    """Measure all networks on the validation split."""
+    found = {prefix: measure(network, job.val_loader) for prefix, network in job.networks.items()}
+    return {
+        prefix + name: numbers.get(name.removeprefix("val_")) for prefix, numbers in found.items() for name in VALIDATED
+    }
 
 
 def _make_bar(job: Job, progress: Progress) -> tqdm:

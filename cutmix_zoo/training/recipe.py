@@ -167,7 +167,9 @@ def _plain(value: Any) -> Any:
         names: dict[Any, str] = {cls: name for name, cls in METHODS.items()}
         fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"name": names[type(value)], **fields} if type(value) in names else fields
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _parse(file: Path) -> _Entry:
@@ -226,7 +228,7 @@ def _located(value: Any, place: str) -> _Entry:
 def _build(cls: Any, entry: _Entry, path: str) -> Any:
     """Make a dataclass from a section: no unknown key, every value typed, every check of the class passed."""
     if not isinstance(entry.value, dict):
-        raise UserError(f"{entry.place}: {path}: expected a section of keys, got {entry.plain()!r}.")
+        raise UserError(f"{entry.place}: {path}: expected a section of keys, got {_given(entry)}.")
     hints = typing.get_type_hints(cls)
     _check_keys(entry, path, hints)
     missing = [f.name for f in dataclasses.fields(cls) if _required(f) and f.name not in entry.value]
@@ -260,7 +262,7 @@ def _value(hint: Any, entry: _Entry, path: str) -> Any:
 
 def _mixes(entry: _Entry, path: str) -> list[Any]:
     if not isinstance(entry.value, list):
-        raise UserError(f"{entry.place}: {path}: expected a list of methods, got {entry.plain()!r}.")
+        raise UserError(f"{entry.place}: {path}: expected a list of methods, got {_given(entry)}.")
     return [_mix(item, f"{path}[{number}]") for number, item in enumerate(entry.value)]
 
 
@@ -292,12 +294,24 @@ def _typed(hint: Any, entry: _Entry, path: str) -> Any:
     # imported here: only recipes need it, and it would slow `import cutmix_zoo` down
     from jsonargparse import ArgumentError, ArgumentParser
 
+    if entry.value is None:  # to jsonargparse this is a value that was not given, whatever the hint
+        if type(None) in typing.get_args(hint):
+            return None
+        raise _mistyped(hint, entry, path)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:
         return parser.parse_object({"value": entry.plain()}).value
     except ArgumentError as error:
-        raise UserError(f"{entry.place}: {path}: expected {in_words(hint)}, got {entry.plain()!r}.") from error
+        raise _mistyped(hint, entry, path) from error
+
+
+def _mistyped(hint: Any, entry: _Entry, path: str) -> UserError:
+    return UserError(f"{entry.place}: {path}: expected {in_words(hint)}, got {_given(entry)}.")
+
+
+def _given(entry: _Entry) -> str:
+    return "null (or nothing behind the colon)" if entry.value is None else repr(entry.plain())
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

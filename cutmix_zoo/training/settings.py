@@ -31,7 +31,7 @@ class ModelSettings:
         in_chans: input channels; ``None`` takes those of the data.
         num_classes: outputs; ``None`` takes the classes of the data.
         train: ``all`` parameters, or the ``classifier`` alone on the features of a network that stays as it is, its
-            batch statistics too: a linear probe.
+            batch statistics too: a linear probe, without dropout and its like.
         args: further arguments of the model's constructor.
 
     Raises:
@@ -311,7 +311,8 @@ class Recipe:
         version: of the recipe format.
 
     Raises:
-        ValueError: if the version is not 1, the name is not one of a folder, or the collate cannot mix as ``mix`` says.
+        ValueError: if the version is not 1, the name is not one of a folder, the collate cannot mix as ``mix`` says, or
+            a network of which only the classifier is trained would be regularized inside.
     """
 
     model: ModelSettings
@@ -342,6 +343,13 @@ class Recipe:
         for key, why in (("micro_batch", "joins the maps of a whole batch"), ("compile", "reaches into the network")):
             value = getattr(self.runtime, key)
             require(not (inside and value), f"runtime.{key} must be null, because mix {why}, got {value}")
+        for key in ("drop_rate", "drop_path_rate", "drop_block_rate", "shakedrop_prob"):
+            value = getattr(self.regularize, key)
+            require(
+                not (self.model.train == "classifier" and value),
+                f"regularize.{key} must be 0 where model.train is classifier, because the network stays in "
+                f"evaluation mode, got {value}",
+            )
         require(
             self.ema.decay is not None or not self.evaluate.best_by.startswith("ema_"),
             f"evaluate.best_by is {self.evaluate.best_by}, but there is no average: set ema.decay",

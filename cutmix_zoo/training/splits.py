@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import IterableDataset, Subset
 
 from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, open_split
+from cutmix_zoo.data.keyed import read_stream
 from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import Stream, generator_for
@@ -73,7 +74,13 @@ def _clean_images(recipe: Recipe, train: Any) -> Any:
     """Choose the images behind ``clean_train_top1``: drawn from the seed; of a stream, the first ones."""
     if isinstance(train, IterableDataset):
         settings = replace(recipe.data, val_split=recipe.data.train_split)
-        return list(islice(open_split(settings, "val", seed=recipe.seed), CLEAN_IMAGES))
+        clean = list(islice(read_stream(open_split(settings, "val", seed=recipe.seed)), CLEAN_IMAGES))
+        if not clean:
+            raise UserError(
+                f"no image of split {settings.val_split!r} of {settings.name} in {settings.root} can be read: check "
+                "data.input_key"
+            )
+        return clean
     order = torch.randperm(len(train), generator=generator_for(recipe.seed, Stream.SUBSET))
     return Subset(train, sorted(order[:CLEAN_IMAGES].tolist()))
 

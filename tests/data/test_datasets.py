@@ -20,6 +20,7 @@ from cutmix_zoo.data import datasets
 from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, dataset_size, open_split
 from cutmix_zoo.data.keyed import Keyed, Prepare
 from cutmix_zoo.data.settings import DataSettings
+from cutmix_zoo.data.transforms import ToMode
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import SampleKey
 from cutmix_zoo.known import KNOWN_DATASETS
@@ -374,6 +375,67 @@ def test_a_folder_of_classes_alone_is_held_out_of(image_folder: Path) -> None:
         check_same_classes(train, val)
     with pytest.raises(UserError, match="no split 'train' in"):
         open_split(folder_settings(classes), "train")
+
+
+@pytest.mark.parametrize("held", [{"val_fraction": 0.25}, {"fold": "0/2"}])
+@pytest.mark.parametrize("name", ["folder", "imagenet", "torch/folder"])
+def test_splits_of_other_names_are_not_merged(name: str, held: dict[str, Any], image_folder: Path) -> None:
+    (image_folder / "train").rename(image_folder / "training_set")
+    (image_folder / "val").rename(image_folder / "test_set")
+    settings = replace(folder_settings(image_folder, **held), name=name)
+    expected = (
+        r"no split 'train' in .*images, and images deeper than ROOT/CLASS, such as in t\w+_set/\w{3}: "
+        r"found test_set, training_set. Expected ROOT/SPLIT/CLASS/IMAGE, or .* set data.train_split to the name"
+    )
+    for split in ("train", "val"):
+        with pytest.raises(UserError, match=expected):
+            open_split(settings, split)
+    named = replace(settings, train_split="training_set")
+    assert len(open_split(named, "train")) + len(open_split(named, "val")) == 12
+
+
+def test_a_folder_below_that_of_a_class_is_not_a_class(image_folder: Path) -> None:
+    settings = folder_settings(image_folder / "train", val_fraction=0.25)
+    (inner := image_folder / "train" / "bee" / "more").mkdir()
+    (inner / "notes.txt").write_text("no image")
+    assert len(open_split(settings, "train")) == 9
+    random_image(0, 9, 9).save(inner / "0.png")
+    with pytest.raises(UserError, match=r"images deeper than ROOT/CLASS, such as in bee/more: found ant, bee, cat"):
+        open_split(settings, "train")
+
+
+def test_a_misspelt_training_split_is_not_held_out_of(image_folder: Path) -> None:
+    for root, found in ((image_folder, "train, val"), (image_folder / "train", "ant, bee, cat")):
+        settings = folder_settings(root, val_fraction=0.25, train_split="trian", val_split="none such")
+        with pytest.raises(UserError, match=rf"no split 'trian' in .*: looked for trian, found {found}\. Expected"):
+            open_split(settings, "train")
+
+
+def test_nothing_is_held_out_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere is no folder: set data.root"):
+        open_split(folder_settings(tmp_path / "nowhere", val_fraction=0.25), "train")
+    with pytest.raises(UserError, match=r"folder needs data.root"):
+        open_split(DataSettings("folder", val_fraction=0.25, **RGB), "train")
+
+
+@pytest.mark.parametrize("name", ["folder", "torch/folder"])
+def test_sixteen_bits_of_a_file_are_kept_until_they_are_scaled(name: str, tmp_path: Path) -> None:
+    (tmp_path / "train" / "ant").mkdir(parents=True)
+    Image.fromarray(np.full((8, 8), 25_700, np.uint16)).save(tmp_path / "train" / "ant" / "0.png")
+    image, _ = open_split(DataSettings(name, root=str(tmp_path), **RGB), "train")[0]
+    assert pil_to_tensor(ToMode(3)(image)).unique().tolist() == [100]
+
+
+@pytest.mark.filterwarnings("ignore")  # that package's own
+@pytest.mark.parametrize("key", [None, "png", "webp;png", "png;jpg"])
+def test_the_image_of_a_webdataset_is_found_by_its_key_and_keeps_its_bits(key: str | None, tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    image = Image.fromarray(np.full((8, 8), 25_700, np.uint16))
+    write_tar(tmp_path / "val-0.tar", {"a.png": png_bytes(image), "a.cls": b"2"})
+    settings = DataSettings("wds/", root=str(tmp_path), val_split="val-{0..0}.tar|1", input_key=key, **RGB)
+    ((found, label),) = open_split(settings, "val")
+    assert pil_to_tensor(ToMode(3)(found)).unique().tolist() == [100]
+    assert label == 2
 
 
 def test_a_validation_folder_that_would_not_be_used_is_named(image_folder: Path) -> None:

@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.model_selection import StratifiedKFold
 from torch.utils.data import DataLoader
 
 from cutmix_zoo.data.holdout import OnlyClasses, Part, held_out, in_fold
+from cutmix_zoo.keys import Stream, generator_for
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 5], [40, 25, 7]))
 
@@ -34,6 +36,33 @@ def test_folds_part_the_samples_as_evenly_as_those_of_scikit_learn(folds: int) -
     for label in (0, 1, 5):
         counts = (chosen & (label == LABELS)).sum(axis=1)
         assert counts.max() - counts.min() <= 1
+
+
+def looked_for_one_by_one(labels: np.ndarray) -> list[list[int]]:
+    """The places of each class in turn, shuffled as they are said to be: slow."""
+    shuffled = []
+    for label in sorted(set(labels.tolist())):
+        members = [place for place, each in enumerate(labels.tolist()) if each == label]
+        order = torch.randperm(len(members), generator=generator_for(Stream.HOLDOUT, label))
+        shuffled.append([members[place] for place in order.tolist()])
+    return shuffled
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+@pytest.mark.parametrize("classes", [1, 7, 200])
+def test_classes_are_found_as_one_by_one(classes: int, dtype: type) -> None:
+    labels = np.random.default_rng(classes).integers(0, classes, 500).astype(dtype)
+    expected = looked_for_one_by_one(labels)
+    held = [place for members in expected for place in members[: round(0.3 * len(members))]]
+    assert held_out(labels, 0.3).nonzero()[0].tolist() == sorted(held)
+    dealt = [place for members in expected for place in members]
+    assert [in_fold(labels, fold, 3).nonzero()[0].tolist() for fold in range(3)] == [
+        sorted(dealt[fold::3]) for fold in range(3)
+    ]
+
+
+def test_of_no_samples_none_is_held_out() -> None:
+    assert held_out(np.array([], np.int64), 0.5).tolist() == []
 
 
 def test_which_images_depends_on_the_order_of_the_labels_alone() -> None:

@@ -365,6 +365,44 @@ def test_webdataset(webdataset_folder: Path) -> None:
     assert same(list(again.epoch(2)), epochs[2], but_the_process=True)
 
 
+@pytest.mark.filterwarnings("ignore")  # that package's own
+@pytest.mark.parametrize(
+    ("workers", "world_size", "advice"),
+    [
+        (5, 1, r"each of 5 workers \(5 in each of 1 processes\) .* set data.workers to 4 or less, or .* 5 shards$"),
+        (3, 2, r"each of 6 workers \(3 in each of 2 processes\) .* set data.workers to 2 or less, or .* 6 shards$"),
+        (0, 5, r"each of 5 workers \(1 in each of 5 processes\) .*: start fewer processes, or .* 5 shards$"),
+    ],
+)
+def test_a_webdataset_has_a_shard_for_each_worker(
+    workers: int, world_size: int, advice: str, webdataset_folder: Path
+) -> None:
+    pytest.importorskip("webdataset")
+    root = str(webdataset_folder)
+    settings = DataSettings("wds/", root, input_size=(3, 8, 8), mean=(0.5,), std=(0.5,), batch_size=30, workers=workers)
+    dataset = open_split(settings, "train", world_size=world_size)
+    with pytest.raises(UserError, match=rf"^split 'train' of wds/ has 4 shards, and {advice}"):
+        make(settings, dataset, world_size=world_size)
+    make(DataSettings(**{**vars(settings), "workers": min(workers, 2)}), dataset, world_size=2)
+
+
+@pytest.mark.parametrize("start", [0, 2, 5])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_that_ends_early_is_an_error(workers: int, start: int) -> None:
+    class Short(Reader):
+        def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+            info = get_worker_info()
+            # of two workers the second has nothing, as one without a shard
+            yield from [] if info.id else list(super().__iter__())[:18]
+
+    loader = make(with_workers(workers), IterableImageDataset("", reader=Short(32, 6, training=True)))
+    assert len(loader) == 6
+    assert error_of(loader.epoch(0, start)).startswith("the stream ended after 3 of the 6 batches of an epoch")
+    batches = loader.epoch(0)
+    assert [len(next(batches)[0]) for _ in range(3)] == [6] * 3, "what there is can be read"
+    batches.close()
+
+
 def test_a_dataset_that_does_not_tell_its_labels_cannot_be_balanced() -> None:
     expected = r"torch/cifar10 does not tell its labels .* its classes cannot be balanced; leave out data.balanced"
     with pytest.raises(UserError, match=expected):

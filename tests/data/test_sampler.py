@@ -91,6 +91,20 @@ def test_classes_that_do_not_divide_the_epoch() -> None:
     assert more == {0, 1, 2}, "each class has its turn"
 
 
+@pytest.mark.parametrize(("counts", "batch_size"), [((600, 300, 100), 128), ((7, 1, 2), 4), ((1,) * 10, 8), ((9,), 4)])
+def test_classes_are_balanced_over_the_batches_of_an_epoch_that_they_do_not_fill(
+    counts: tuple[int, ...], batch_size: int
+) -> None:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    size = sum(counts)
+    sampler = KeyedBatchSampler(size, batch_size, seed=0, labels=labels)
+    for epoch in range(4):
+        indices = torch.cat(list(sampler.batches(epoch)))
+        assert len(indices) == size // batch_size * batch_size == len(indices.unique())
+        found = labels[indices % size].bincount(minlength=len(counts))
+        assert found.max() - found.min() <= 1
+
+
 def test_many_small_classes_come_alike() -> None:
     labels = torch.arange(100) % 41
     sampler = KeyedBatchSampler(100, 10, seed=0, labels=labels)

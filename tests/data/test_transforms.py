@@ -1,3 +1,4 @@
+import io
 import pickle
 import random
 
@@ -11,7 +12,7 @@ from torchvision.transforms import functional
 
 from cutmix_zoo.data.loaders import resident_train_loader, train_loader
 from cutmix_zoo.data.settings import DataSettings
-from cutmix_zoo.data.transforms import Lighting, eval_transform, normalize, train_transform
+from cutmix_zoo.data.transforms import Lighting, ToMode, _grey_levels, eval_transform, normalize, train_transform
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import isolated_rng
 from cutmix_zoo.mixing import collate_samples
@@ -208,6 +209,36 @@ def test_any_image_becomes_the_input_size(channels: int, mode: str, crop: str) -
         assert (result.shape, result.dtype) == ((channels, 12, 18), torch.uint8)
 
 
+@pytest.mark.parametrize("file", ["PNG", "TIFF"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_are_scaled_to_eight(channels: int, file: str) -> None:
+    """All values, as whole numbers of Python's: a file of 16 bits has its white at 65,535."""
+    values = np.arange(65_536).reshape(256, 256)
+    buffer = io.BytesIO()
+    Image.fromarray(values.astype(np.uint16)).save(buffer, file)
+    with Image.open(buffer) as image:
+        assert image.mode.startswith("I;16")
+        converted = ToMode(channels)(image)
+    assert converted.mode == ("L" if channels == 1 else "RGB")
+    expected = [(2 * value + 257) // 514 for value in range(65_536)]  # the nearest 257th part
+    assert all(channel.ravel().tolist() == expected for channel in pixels(converted))
+    settings = DataSettings("fashion_mnist", input_size=(channels, 256, 256), hflip=0.0, pad=0)
+    for transform in (train_transform(settings), eval_transform(settings)):
+        np.testing.assert_array_equal(transform(image), pixels(converted))
+
+
+def test_the_order_of_the_two_bytes_is_that_of_the_mode() -> None:
+    for mode, content in (("I;16", b"\x01\x80"), ("I;16B", b"\x80\x01")):
+        assert ToMode(1)(Image.frombytes(mode, (1, 1), content)).getpixel((0, 0)) == 128
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("I", "32-bit whole"), ("F", "floating")])
+def test_numbers_without_a_known_white_are_refused(mode: str, kind: str) -> None:
+    for channels in (1, 3):
+        with pytest.raises(UserError, match=rf"Pillow's mode {mode}, {kind} numbers, .*: save the images with 8 bits"):
+            ToMode(channels)(Image.new(mode, (2, 2), 300))
+
+
 def test_transforms_draw_from_the_seeded_generators_alone_and_can_be_pickled() -> None:
     settings = DataSettings("torch/cifar10", crop="random_resized", color_jitter=0.4, lighting=0.1)
     transform, image = train_transform(settings), random_image(9, 40, 40)
@@ -231,3 +262,12 @@ def test_normalize_is_torchvisions(dtype: torch.dtype) -> None:
     assert result.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(images, before)
+
+
+def test_normalize_may_be_used_for_inference_first_and_then_for_gradients() -> None:
+    _grey_levels.cache_clear()
+    with torch.inference_mode():
+        normalize(torch.ones(1, 2, 2), (0.5,), (0.25,))
+    images = torch.ones(1, 2, 2, requires_grad=True)
+    normalize(images, (0.5,), (0.25,)).sum().backward()
+    torch.testing.assert_close(images.grad, torch.full((1, 2, 2), 1 / (0.25 * 255)))

@@ -5,7 +5,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, top_k_a
 from torch import nn
 
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.evaluation.accuracy import evaluate_accuracy, measure_accuracy
+from cutmix_zoo.evaluation.accuracy import evaluate_accuracy, measure_accuracy, scores, tally
 from tests.evaluation.subjects import lookup_subject, numbered_images
 
 
@@ -49,6 +49,11 @@ def test_agrees_with_scikit_learn_whatever_the_batches(num_classes: int) -> None
     assert results[0]["top5"] == pytest.approx(100 * top5)
     assert results[0]["loss"] == pytest.approx(log_loss(labels, probabilities, labels=names))
     assert results[0]["count"] == 47
+
+
+def test_whoever_is_first_is_among_five_also_where_many_are_alike() -> None:
+    found = scores(tally(torch.zeros(200, 100), torch.zeros(200, dtype=torch.long)))
+    assert (found["top1"], found["top5"]) == (100.0, 100.0)
 
 
 def test_numbers_of_classes_are_those_of_scikit_learn() -> None:

@@ -132,6 +132,8 @@ def test_budget_curves_are_solid_for_fgsm_and_dashed_for_pgd() -> None:
     assert axis.lines[2].get_color() == axis.lines[3].get_color() != axis.lines[0].get_color()
     assert _legend(figure) == ["baseline", "cutmix", "FGSM", "PGD"]
     assert len(draw_budget(records, "normalized").axes[0].lines) == 2  # PGD has none
+    turned = {"cutmix": {**records["cutmix"], "rows": records["cutmix"]["rows"][::-1]}}
+    assert _curve(draw_budget(turned, "pixel").axes[0], 0) == _curve(axis, 2)  # whatever order the budgets came in
 
 
 @pytest.mark.parametrize("where", ["centre", "boundary"])

@@ -72,6 +72,19 @@ def test_pictures_are_those_of_the_page(folders: list[Path], tmp_path: Path) -> 
             assert min(picture.size) > 200
 
 
+def test_where_no_suite_has_figures_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    command([str(run), "--output", str(tmp_path / "report.html"), "--plots", str(tmp_path / "plots")])
+    assert f"no suite has figures for {tmp_path / 'plots'}" in capsys.readouterr().out
+    assert not (tmp_path / "plots").exists()
+
+
+def test_page_and_table_are_two_files(folders: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be both the page and the table"):
+        report(folders, tmp_path / "report.html", tmp_path / "." / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_pictures_need_matplotlib(folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"cutmix_zoo\[plots\]"):

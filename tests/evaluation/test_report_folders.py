@@ -117,11 +117,18 @@ def test_a_model_is_called_what_it_is_and_not_where_it_lies(
 
 @pytest.mark.parametrize(
     ("model", "expected"),
-    [("owner/resnet50.mine", "resnet50"), ("resnet18", "resnet18"), ("hf-hub:owner/name", None)],
+    [("resnet50.mine", "resnet50"), ("resnet18", "resnet18"), ("hf-hub:owner/name", None), ("models/resnet50", None)],
 )
-def test_the_architecture_is_read_off_the_name(tmp_path: Path, model: str, expected: str | None) -> None:
+def test_the_architecture_is_read_off_a_name_of_timm(tmp_path: Path, model: str, expected: str | None) -> None:
     (measured,) = _read(write_evaluation(tmp_path / "a", model, suites=()))
     assert measured.architecture == expected
+
+
+def test_the_architecture_is_what_the_evaluation_says(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "a", "exports/resnet50", suites=())
+    about = json.loads((folder / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps({**about, "architecture": "cifar_resnet8"}))
+    assert _read(folder)[0].architecture == "cifar_resnet8"
 
 
 def test_models_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def test_what_a_recipe_leaves_to_the_data_is_no_difference(tmp_path: Path) -> No
 
 
 def test_one_run_a_model_carries_no_claim(everything: Page) -> None:
-    assert "is not known from one run of each recipe." in everything.text
+    assert "is not known: that takes runs of one recipe" in everything.text
     assert "over seeds" not in everything.tables
 
 

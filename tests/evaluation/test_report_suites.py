@@ -67,4 +67,5 @@ def test_images_that_were_measured_are_those_of_the_rows() -> None:
 def test_a_localization_says_its_rule_and_detection_its_sets() -> None:
     assert "0.15" in extended("localization", {"protocol": "paper", "rows": []})["rule"]
     assert "MaxBoxAcc" in extended("localization", {"protocol": "wsol", "rows": []})["rule"]
-    assert extended("ood", {"rows": [{"set": "uniform"}, {"set": "digits"}]})["sets"] == "digits, uniform"
+    rows = [{"set": "uniform", "count": 2000}, {"set": "digits", "count": 1797}]
+    assert extended("ood", {"rows": rows})["sets"] == "digits (1,797), uniform (2,000)"

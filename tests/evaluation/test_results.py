@@ -16,6 +16,7 @@ from cutmix_zoo.evaluation.results import ResultFolder, sample_names, weights_sh
 from cutmix_zoo.models import export_model
 
 ABOUT = {"model": "m", "dataset": "d", "split": "s"}
+HOW = {"command": "a", "environment": {"torch": "1"}}
 
 
 def test_a_suite_leaves_numbers_a_table_and_arrays(tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_a_suite_leaves_numbers_a_table_and_arrays(tmp_path: Path) -> None:
 
 def test_results_are_not_overwritten_and_not_mixed(tmp_path: Path) -> None:
     folder = ResultFolder(tmp_path)
-    folder.write_about(ABOUT)
+    folder.write_about({**ABOUT, **HOW})
     folder.write("ood", ABOUT, Findings({}))
     folder.check(ABOUT, ["accuracy"])
     with pytest.raises(UserError, match=r"ood\.json exists and is not overwritten"):
@@ -43,6 +44,26 @@ def test_results_are_not_overwritten_and_not_mixed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file"):
         ResultFolder(tmp_path / "file").check(ABOUT, ["accuracy"])
+
+
+def test_what_several_calls_wrote_stands_together(tmp_path: Path) -> None:
+    folder = ResultFolder(tmp_path)
+    folder.check({"count": 30}, ["probe"])
+    folder.write_about({**ABOUT, **HOW, "command": None})  # of a call from Python
+    for command, version in (("a", "1"), ("b", "1"), ("a", "2"), ("b", "2")):
+        folder.write_about(
+            {**ABOUT, "count": 30, "command": command, "environment": {"torch": version, "device": "CPU"}}
+        )
+    about = json.loads(folder.about_file.read_text())
+    assert about == {
+        **ABOUT,
+        "count": 30,
+        "command": "a\nb",
+        "environment": {"torch": "1; 2", "device": "CPU"},
+    }
+    folder.check({"count": 30}, ["probe"])
+    with pytest.raises(UserError, match="has the results of count 30, not of 20"):
+        folder.check({"count": 20}, [])
 
 
 def test_predictions_say_of_which_image_they_are(tmp_path: Path, image_folder: Path) -> None:

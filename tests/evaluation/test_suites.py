@@ -158,5 +158,7 @@ def test_released_corruptions_of_other_data_are_refused_before_anything_is_measu
 def test_a_probe_is_made_on_the_dataset_itself_or_on_another(fashion: DataSettings, image_folder: Path) -> None:
     own = SUITES["probe"](context(fashion, limit=40)).numbers
     assert (own["probed_on"], own["count"], own["train_images"]) == ("fashion_mnist", 30, 40)
+    with pytest.raises(UserError, match="--probe-root is the folder of --probe-on"):
+        check_suites(["probe"], context(fashion, probe_root=str(image_folder)))
     other = SUITES["probe"](context(fashion, 11, probe_on="folder", probe_root=str(image_folder))).numbers
     assert (other["probed_on"], other["count"], other["train_images"]) == ("folder", 6, 11)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.hub.bundle import Bundle, check_repo, check_token, make_bundle
+from cutmix_zoo.hub.importer import import_checkpoint
 from cutmix_zoo.models import export_model
+from cutmix_zoo.store import file_sha256
 from cutmix_zoo.training.recipe import load_recipe
+from cutmix_zoo.zoo import zoo_table
 from tests.hub.conftest import REPO
 
 NAME = "cifar_resnet20.cutmix_fmnist"
@@ -55,6 +59,24 @@ def test_a_run_is_published_without_the_places_of_this_machine(
     for same in ("model.safetensors", "metrics.jsonl", "plots/curves.png"):
         source = published_run / ("model" if same == "model.safetensors" else "") / same
         assert (bundle.folder / same).read_bytes() == source.read_bytes()
+
+
+def test_a_run_is_published_without_the_place_of_the_model_it_began_with(run: Path, tmp_path: Path) -> None:
+    # what a run that is fine-tuned from a folder leaves: its place is in three files
+    place = "local-dir:/home/alice/secret/pretrained"
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("  name: cifar_resnet8", f"  name: {place}"))
+    in_provenance(run, place)
+    edit(run / "model" / "config.json", lambda config: config["provenance"]["summary"].update(model=place))
+    edit(run / "summary.json", lambda summary: summary.update(model=place))
+    bundle = make_bundle(run, tmp_path / "bundle", REPO)
+    for name, file in bundle.files().items():
+        assert b"alice" not in file.read_bytes(), name
+    assert bundle.facts.summary["model"] == "local-dir:pretrained"
+    assert bundle.facts.recipe.model.name == "local-dir:pretrained"
+    edit(run / "summary.json", lambda summary: summary.update(seed=7))
+    with pytest.raises(UserError, match="recipe or summary of"):
+        make_bundle(run, tmp_path / "other", REPO)
 
 
 def test_a_run_of_an_earlier_version_is_published_too(run: Path, tmp_path: Path) -> None:
@@ -106,6 +128,29 @@ def test_other_weights_cannot_have_the_name_of_a_row(published_run: Path, tmp_pa
         export_model(model, tmp_path / "model", data_config=DATA, label_names=None, provenance=provenance)
         with pytest.raises(UserError, match="these are other weights"):
             make_bundle(tmp_path / "model", tmp_path / "bundle", "me/resnet50.cutmix_in1k")
+
+
+def test_only_what_was_imported_under_the_name_of_a_row_is_of_the_authors(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped, name = zoo_table()["cifar_resnet8.cutmix_fmnist_mini"], "cifar_resnet8.theirs"
+    row = replace(shipped, name=name, page="https://a.b", sha256=None)
+    torch.save(timm.create_model("cifar_resnet8", in_chans=1).state_dict(), tmp_path / "weights.pth")
+    named, other = (
+        import_checkpoint(tmp_path / "weights.pth", f"cifar_resnet8.{tag}", "fashion_mnist") for tag in ("theirs", "x")
+    )
+    monkeypatch.setattr("cutmix_zoo.hub.bundle.zoo_table", lambda: {name: row})
+    assert make_bundle(named, tmp_path / "a", f"me/{name}").facts.entry == row
+    assert make_bundle(other, tmp_path / "b", "me/cifar_resnet8.x").facts.entry is None
+    with pytest.raises(UserError, match=f"{name} is a row of the zoo table, and these are other weights"):
+        make_bundle(other, tmp_path / "c", f"me/{name}")
+    # once the table knows a hash, it decides
+    known = replace(row, sha256=file_sha256(named / "model.safetensors"), repo="me/it")
+    monkeypatch.setattr("cutmix_zoo.hub.bundle.zoo_table", lambda: {name: known})
+    assert make_bundle(named, tmp_path / "d", f"me/{name}").facts.entry == known
+    monkeypatch.setattr("cutmix_zoo.hub.bundle.zoo_table", lambda: {name: replace(known, sha256=shipped.sha256)})
+    with pytest.raises(UserError, match="these are other weights"):
+        make_bundle(named, tmp_path / "e", f"me/{name}")
 
 
 def json_recipe(model: str) -> dict[str, Any]:

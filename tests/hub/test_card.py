@@ -85,7 +85,7 @@ def test_the_text_has_the_numbers_with_their_protocol() -> None:
     assert "| hardware | CPU, 2 threads; processes: 1; precision: float32 |" in card
     assert "| time | 1.6 hours, 319 training images a second |" in card
     assert "| parameters | 272,186 |" in card
-    assert "Calibration, robustness and transfer: not measured." in card
+    assert "This card has no numbers on calibration, robustness and transfer." in card
     assert "Licence of the training data, as its owners state it: MIT." in card
 
 
@@ -170,6 +170,21 @@ def test_a_baseline_is_not_called_cutmix() -> None:
     assert metadata(card)["tags"] == ["image-classification", "timm", "cutmix_zoo"]
     assert "without mixing" in card
     assert "| mixing | none |" in card
+    assert "| regularizers |" not in card
+
+
+def test_it_says_all_that_the_network_was_trained_with() -> None:
+    shaken = make_card(facts(trained_by("cifar100_pyramidnet200_cutmix_shakedrop", ema__decay="0.999")))
+    assert "with CutMix, ShakeDrop, EMA." in shaken
+    assert "| mixing | cutmix (prob 0.5, per batch, pairing permutation, alpha 1.0) |" in shaken
+    assert "| regularizers | ShakeDrop (shakedrop_prob 0.5), EMA (ema_decay 0.999) |" in shaken
+    smooth = make_card(facts(trained_by("cifar100_pyramidnet200_smoothing")))
+    assert "with label smoothing." in smooth
+    assert "cutmix" not in metadata(smooth)["tags"]
+    nested = make_card(facts(trained_by("imagenet_resnet50_feature_cutmix")))
+    assert "with Feature CutMix." in nested
+    assert "cutmix" in metadata(nested)["tags"]
+    assert "{" not in nested.partition("| mixing |")[2].partition("\n")[0], "a table is no place for Python"
 
 
 def test_the_authors_weights_are_theirs() -> None:

@@ -7,6 +7,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from torch import nn
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.hub import checkpoint_file
 from cutmix_zoo.hub.importer import import_checkpoint
-from cutmix_zoo.store import file_sha256, stored_names
+from cutmix_zoo.store import file_sha256, stored_configs
 from cutmix_zoo.zoo import zoo_table
 from tests.hub import official
 
@@ -187,7 +188,7 @@ def test_an_import_is_replaced_by_the_next(store: Path, tmp_path: Path) -> None:
         import_checkpoint(saved(weights, tmp_path / "x.pth"), SMALL)
         assert torch.equal(timm.create_model(SMALL, pretrained=True).fc.weight, weights["fc.weight"])
     assert not torch.equal(first["fc.weight"], second["fc.weight"])
-    assert stored_names() == [SMALL]
+    assert list(stored_configs()) == [SMALL]
     assert [folder.name for folder in store.iterdir()] == [SMALL]
 
 
@@ -278,6 +279,64 @@ def test_a_replacement_that_fails_leaves_the_old_import(
         import_checkpoint(saved(state(), tmp_path / "next.pth"), SMALL)
     assert content(store) == before
     assert [folder.name for folder in store.iterdir()] == [SMALL]
+
+
+@pytest.mark.parametrize(
+    "at", ["cifar_resnet8.mine", "new"], ids=["before the old one is away", "before the new one is there"]
+)
+def test_an_import_that_another_overtakes_says_so_or_comes_last(
+    at: str, small: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_checkpoint(small, SMALL)
+    theirs, ours, rename = state(), state(), Path.rename
+
+    def overtake(source: Path, target: Path) -> Path:
+        if source.name == at:
+            monkeypatch.setattr(Path, "rename", rename)
+            import_checkpoint(saved(theirs, tmp_path / "theirs.pth"), SMALL)
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", overtake)
+    file = saved(ours, tmp_path / "ours.pth")
+    if at == "new":
+        with pytest.raises(UserError, match=r"cannot write .*cifar_resnet8\.mine"):
+            import_checkpoint(file, SMALL)
+    else:
+        import_checkpoint(file, SMALL)
+    expected = (theirs if at == "new" else ours)["fc.weight"]
+    assert torch.equal(timm.create_model(SMALL, pretrained=True).fc.weight, expected)
+    assert [folder.name for folder in store.iterdir()] == [SMALL]
+
+
+def test_weights_that_are_on_the_hub_alone_can_be_imported(
+    small: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "cifar_resnet8.on_the_hub"
+    row = replace(zoo_table()["cifar_resnet8.cutmix_fmnist_mini"], name=name, repo="me/it", revision="0" * 40)
+    monkeypatch.setattr("cutmix_zoo.hub.importer.zoo_table", lambda: {name: row})
+    weights = timm.create_model("cifar_resnet8", num_classes=10, in_chans=1).state_dict()
+    folder = import_checkpoint(saved(weights, tmp_path / "x.pth"), name)
+    assert json.loads((folder / "config.json").read_text())["provenance"]["method"] == "CutMix"
+    monkeypatch.setattr("cutmix_zoo.hub.importer.zoo_table", lambda: {name: replace(row, repo=None, revision=None)})
+    with pytest.raises(UserError, match="come with this package"):
+        import_checkpoint(small, name)
+
+
+def test_networks_with_tables_beside_their_weights_are_imported(store: Path, tmp_path: Path) -> None:
+    """Which no checkpoint holds: the network makes them itself."""
+    torch.manual_seed(0)
+    net = timm.create_model("efficientformerv2_s0").eval()
+    assert len(dict(net.named_buffers()).keys() - net.state_dict().keys()) == 5
+    import_checkpoint(saved(net.state_dict(), tmp_path / "x.pth"), "efficientformerv2_s0.mine")
+    ours, image = timm.create_model("efficientformerv2_s0.mine", pretrained=True).eval(), torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        assert torch.equal(ours(image), net(image))
+
+
+def test_an_import_leaves_the_global_random_numbers_alone(small: Path, store: Path) -> None:
+    before = torch.get_rng_state()
+    import_checkpoint(small, SMALL)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_name_too_long_for_a_folder(small: Path, untouched: Path) -> None:

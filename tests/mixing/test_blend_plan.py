@@ -1,4 +1,5 @@
 import re
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -250,6 +251,40 @@ def test_hard_masks_copy_pixels_of_every_dtype(shared: bool, dtype: torch.dtype)
         assert torch.equal(written(plan, images), _by_mask(plan, images))
 
 
+ORDERS = list(permutations((1, 2, 3)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("out_order", ORDERS, ids=str)
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_hard_masks_of_every_layout_in_memory(
+    order: tuple[int, ...], out_order: tuple[int, ...], channels: int
+) -> None:
+    plan, images = mask_plan(hard=True), random_images(BATCH, channels, HEIGHT, WIDTH)
+    shape, back = images.shape, [0, *(1 + np.argsort(out_order))]
+    samples = [image.permute(*(axis - 1 for axis in order)).contiguous() for image in images]
+    out = np.zeros([shape[axis] for axis in (0, *out_order)], np.uint8).transpose(back)
+    before = [sample.clone() for sample in samples]
+    plan.write([sample.permute(*np.argsort(order).tolist()).numpy() for sample in samples], out)
+    assert np.array_equal(out, _by_mask(plan, images).numpy())
+    assert all(torch.equal(sample, copy) for sample, copy in zip(samples, before, strict=True))
+
+
+def test_hard_masks_and_images_need_not_be_dense() -> None:
+    plan, images = mask_plan(hard=True), random_images()
+    expected = _by_mask(plan, images).numpy()
+    loose = MaskPlan(BATCH, HEIGHT, WIDTH, plan.donor, plan.mask.repeat(1, 2, 2)[:, :HEIGHT, :WIDTH])
+    padded = np.zeros((BATCH, HEIGHT, WIDTH + 3, 3), np.uint8).transpose(0, 3, 1, 2)[..., 1:-2]
+    dense = np.zeros((BATCH, HEIGHT, WIDTH, 3), np.uint8).transpose(0, 3, 1, 2)
+    inner = images.contiguous(memory_format=torch.channels_last).numpy()
+    flipped = np.ascontiguousarray(inner[..., ::-1])[..., ::-1]
+    for samples in (inner, flipped):
+        for out in (padded, dense):
+            out[...] = 0
+            loose.write(list(samples), out)
+            assert np.array_equal(out, expected)
+
+
 def test_hard_masks_copy_bits() -> None:
     """Not-a-numbers and infinities of the image that gives way do not spread."""
     plan = mask_plan(hard=True)
@@ -270,6 +305,15 @@ def test_the_share_of_a_mask_is_its_mean(hard: bool, shared: bool) -> None:
     assert torch.equal(plan.label_shares, plan.pixel_shares)
     assert plan.label_shares.shape == (BATCH, 2)
     assert plan.boxes.tolist() == [[0] * 4] * BATCH
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (32, 32), (101, 299)])
+def test_the_share_of_a_hard_mask_is_its_mean_to_the_bit(shape: tuple[int, int]) -> None:
+    keep = torch.rand(50, 1, 1, generator=generator())
+    mask = torch.rand(50, *shape, generator=generator(1)) < keep
+    expected = mask.double().mean((-2, -1)).float()
+    assert torch.equal(MaskPlan(50, *shape, random_donor(50), mask).lam, expected)
+    assert torch.equal(MaskPlan(50, *shape, random_donor(50), mask[0]).lam, expected[:1].expand(50))
 
 
 @pytest.mark.parametrize("own_lam", [[0.5, 1.1], [-0.1, 0.5], [torch.nan, 0.5], [0.5], 0.5, [[0.5], [0.5]]], ids=str)

@@ -1,6 +1,6 @@
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,7 @@ from PIL import Image
 from timm.data import FastCollateMixup, create_loader
 from timm.data.loader import PrefetchLoader
 from torch import Tensor
+from torch.multiprocessing import get_all_sharing_strategies, get_sharing_strategy, set_sharing_strategy
 from torch.utils.data import DataLoader, Dataset
 
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
@@ -28,6 +29,7 @@ from cutmix_zoo.mixing import (
     Scheduled,
     collate_samples,
     drawing,
+    memory,
     plan_for,
 )
 from cutmix_zoo.mixing.timm_args import method_from_timm
@@ -451,6 +453,7 @@ def test_masks_are_cut_and_pasted(mix: MixMethod, dtype: type, num_classes: int 
         (np.eye(3), {"num_classes": 3, "smoothing": 0.1}, "smoothing is for integer labels"),
         (np.zeros((3, 10, 12), int), {"num_classes": None}, "the plan was drawn for 3 images of 12 x 10 pixels"),
         (np.zeros((3, 12, 10), int), {"num_classes": None, "keep_plan": True}, "masks are cut and pasted like their"),
+        (np.zeros((3, 12, 10), int), {"num_classes": 3, "smoothing": 0.1}, "smoothing is for one label an image"),
         (np.zeros((3, 12, 10), int), {"num_classes": 3, "mix": Mixup()}, "BlendPlan blends images, so a pixel of the"),
     ],
     ids=str,
@@ -471,7 +474,7 @@ def test_a_kept_plan_has_the_same_dense_target(mix: MixMethod) -> None:
         assert torch.equal(images, expected_images)
         assert torch.equal(target.dense(), dense)
         assert torch.equal(target.labels, torch.as_tensor(labels))
-        for name in ("sources", "label_shares", "pixel_shares", "boxes"):
+        for name in ("sources", "label_shares", "boxes"):
             assert torch.equal(getattr(target, name), getattr(plan, name))
     # without the number of classes the plan is kept all the same, for a loss on hard labels
     assert MixCollate(mix, None, keep_plan=True)(_keyed(classes))[1].lam.tolist() == plan.lam.tolist()
@@ -508,8 +511,20 @@ def test_batches_of_other_layouts_have_buffers_of_their_own() -> None:
     assert not torch.equal(first, kept)
 
 
-def test_buffers_in_a_worker() -> None:
+@pytest.fixture(params=sorted(get_all_sharing_strategies()))
+def _sharing(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = get_sharing_strategy()
+    set_sharing_strategy(request.param)
+    yield
+    set_sharing_strategy(before)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.usefixtures("_sharing")
+def test_buffers_in_a_worker(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """One worker, eight batches, three buffers, and every batch is kept: each ends as the last one of its buffer."""
+    if large:
+        monkeypatch.setattr(memory, "LARGE", 1)  # a forked worker allocates as it does from 4 MiB on
     settings = {"batch_size": 3, "num_workers": 1}
     collate_fn = MixCollate(MIX, NUM_CLASSES, reuse=3)
     collate_fn([Images()[i] for i in range(3)])  # the memory of this process is not the worker's

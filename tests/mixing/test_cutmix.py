@@ -136,6 +136,17 @@ def test_gaussian_centres(std: float) -> None:
             assert float(centre.std()) == pytest.approx(std, abs=4 * std / math.sqrt(2 * draws) + 1 / size)
 
 
+def test_gaussian_centres_stay_on_the_pixels_of_the_image() -> None:
+    """Far off, every centre is on the first or the last pixel, 0 or 999 and 0 or 599, of a box of 10 x 6."""
+    plan = _draw(CutMix(per="sample", box="gaussian", centre_std=1e6, fixed_lam=0.99989), 200, 1000, 600)
+    top, left, bottom, right = (set(side.tolist()) for side in plan.boxes.unbind(1))
+    assert (top, bottom) == ({0, 999 - 5}, {5, 1000})
+    assert (left, right) == ({0, 599 - 3}, {3, 600})
+    # so those at the far edges have one pixel more: they hold their centre
+    far = plan.boxes[(plan.boxes[:, 2] == 1000) & (plan.boxes[:, 3] == 600)]
+    assert (far[:, 2:] - far[:, :2]).unique(dim=0).tolist() == [[6, 4]]
+
+
 def test_the_standard_deviation_of_the_centre_is_a_quarter_unless_said() -> None:
     drawn = [_draw(CutMix(per="sample", box="gaussian", **std), 50).boxes for std in ({}, {"centre_std": 0.25})]
     assert torch.equal(*drawn)

@@ -98,6 +98,31 @@ def test_each_channel_of_a_clip_has_its_fill() -> None:
         assert torch.equal(mixed, _erased(plan, clips, MEAN))
 
 
+def _refusals(plan: ErasePlan, clips: Tensor, message: str) -> None:
+    for apply in (plan.apply, lambda clips: by_tensor_operations(plan, clips), lambda clips: written(plan, clips)):
+        with pytest.raises(ValueError, match=message):
+            apply(clips)
+
+
+def test_clips_whose_frames_might_be_channels_are_refused() -> None:
+    clips = random_images(BATCH, 3, 3, HEIGHT, WIDTH)
+    _refusals(
+        erase_plan(MEAN), clips, r"of clips of shape \(6, 3, 3, .*nobody can tell channels from frames: give fill"
+    )
+    # what the message says to do: one value, or one for each plane
+    assert torch.equal(erase_plan((9.0,)).apply(clips), _erased(erase_plan((9.0,)), clips, (9.0,)))
+    mixed = erase_plan(MEAN * 3).apply(clips.flatten(1, 2)).view_as(clips)
+    frames = [erase_plan(MEAN).apply(frame.contiguous()) for frame in clips.unbind(1)]
+    assert torch.equal(mixed, torch.stack(frames, dim=1))
+
+
+def test_channels_before_frames_are_refused() -> None:
+    clips = random_images(BATCH, 3, 8, HEIGHT, WIDTH)
+    _refusals(
+        erase_plan(MEAN), clips, r"fill has 3 values, but the images have 8 channels: clips must be \(B, T, C, H, W\)"
+    )
+
+
 def test_pixels_are_lost_and_labels_stay() -> None:
     plan = erase_plan()
     left = [HEIGHT * WIDTH] * BATCH

@@ -171,6 +171,13 @@ def test_the_box_of_a_sequence_is_the_last_that_is_not_empty() -> None:
     )
     assert plan.boxes[:2].tolist() == [[1, 1, 3, 3], [0, 0, 2, 2]]
     assert plan.boxes[2].tolist() == empty
+    # several of three are not empty: 0, 1 and 2 of image 0, 0 and 1 of image 1, 1 and 2 of image 2
+    plan = sequence_plan(
+        boxes([0, 0, 1, 1], [0, 0, 2, 1], line),
+        boxes([1, 1, 3, 3], [0, 1, 2, 3], [2, 0, 4, 4]),
+        boxes([2, 2, 4, 3], empty, [3, 1, 4, 2]),
+    )
+    assert plan.boxes.tolist() == [[2, 2, 4, 3], [0, 1, 2, 3], [3, 1, 4, 2]]
 
 
 @pytest.mark.parametrize("chosen", [[0, 1, 2, 3, 0, 1], [3, 3, 3, 3, 3, 3], [2, 0, 2, 0, 2, 0], [1, 2, 2, 1, 1, 2]])

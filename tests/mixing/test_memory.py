@@ -1,8 +1,10 @@
+import copy
 import errno
 import math
 import os
 import pickle
 from itertools import permutations
+from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,13 +71,16 @@ def test_in_a_worker_memory_is_shared(dtype: str, order: tuple[int, ...], shape:
     assert tensor.permute(order).is_contiguous()
 
 
+@pytest.mark.parametrize("strategy", ["file_descriptor", "file_system"])
 @pytest.mark.usefixtures("_worker")
-def test_the_pages_of_large_shared_memory_are_got_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_of_large_shared_memory_are_got_at_once(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made, real = [], memory._populated
     monkeypatch.setattr(memory, "_populated", lambda size: made.append(size) or real(size))
+    monkeypatch.setattr(memory, "get_sharing_strategy", lambda: strategy)
     for shape in (SMALL_SHAPE, LARGE_SHAPE):
         empty_batch(shape, (0, 1, 2, 3), np.uint8)
-    assert made == [math.prod(LARGE_SHAPE)]
+    # the other strategy sends no open files
+    assert made == ([math.prod(LARGE_SHAPE)] if strategy == "file_descriptor" else [])
 
 
 def _refuse(*_: Any) -> int:
@@ -182,7 +187,8 @@ def test_empty_like_keeps_dtype_and_layout(large: bool, dtype: torch.dtype) -> N
 
 
 def test_empty_like_of_clips() -> None:
-    clips = torch.zeros(2, 3, 8, 420, 430, dtype=torch.uint8).contiguous(memory_format=torch.channels_last_3d)
+    frames_inside = torch.zeros(2, 3, 8, 420, 430, dtype=torch.uint8)
+    clips = frames_inside.contiguous(memory_format=torch.channels_last_3d).transpose(1, 2)
     assert empty_like(clips).stride() == clips.stride()
 
 
@@ -199,6 +205,18 @@ def test_buffers_are_handed_out_in_turn(count: int) -> None:
     addresses = [_address(buffers.next(*LAYOUT)) for _ in range(3 * count)]
     assert len(set(addresses)) == count
     assert addresses == addresses[:count] * 3
+
+
+def test_a_buffer_is_allocated_when_it_is_first_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, real = [], memory.empty_batch
+    monkeypatch.setattr(memory, "empty_batch", lambda *layout: made.append(layout) or real(*layout))
+    shape, order, dtype = LAYOUT
+    buffers = Buffers(3)
+    counts = []
+    for size in (2, 2, 1, 2, 2, 1):
+        buffers.next((size, *shape[1:]), order, dtype)
+        counts.append(len(made))
+    assert counts == [1, 2, 3, 4, 4, 5]
 
 
 def test_layouts_have_buffers_of_their_own() -> None:
@@ -268,6 +286,29 @@ def test_small_tensors_travel_by_value(dtype: torch.dtype, size: int, shared: bo
         assert type(tensor) is Tensor
         assert tensor.is_shared() == shared
         assert torch.equal(tensor, torch.full((size,), float(index)).to(dtype))
+
+
+@pytest.mark.usefixtures("_worker")
+def test_what_is_computed_from_a_small_tensor_is_a_plain_one() -> None:
+    sent = memory.by_value(torch.tensor([1.0, 2.0, 3.0]))
+    assert type(sent) is not Tensor
+    for value in (sent.bfloat16(), sent[:2], sent + 1, sent.clone(), torch.stack([sent, sent]), copy.deepcopy(sent)):
+        assert type(value) is Tensor
+        assert torch.equal(pickle.loads(ForkingPickler.dumps(value)), value)
+    copied = copy.deepcopy(sent)
+    copied += 1
+    assert sent.tolist() == [1.0, 2.0, 3.0]
+
+
+def _as_bfloat16(samples: list[Tensor]) -> Tensor:
+    return memory.by_value(samples[0]).bfloat16()
+
+
+def test_small_tensors_may_change_their_dtype_in_the_worker() -> None:
+    # an error of the thread that sends would leave the loader waiting for ever
+    loader = DataLoader(_Values(torch.float32, 7), batch_size=1, num_workers=1, collate_fn=_as_bfloat16, timeout=60)
+    for index, tensor in enumerate(loader):
+        assert torch.equal(tensor, torch.full((7,), float(index)).bfloat16())
 
 
 def test_outside_a_worker_a_tensor_stays_as_it_is() -> None:

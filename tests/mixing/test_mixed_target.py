@@ -14,7 +14,7 @@ from cutmix_zoo.mixing import Chain, CutMix, IdentityPlan, MixedTarget, MixPlan,
 from tests.mixing.helpers import BATCH, HEIGHT, PLANS, WIDTH, box_plan, generator, mask_plan, patch_plan
 
 LABELS = torch.tensor([4, 0, 2, 2, 1, 3])
-TENSORS = ("labels", "sources", "label_shares", "pixel_shares", "boxes")
+TENSORS = ("labels", "sources", "label_shares", "boxes")
 
 
 def _equal(one: MixedTarget, other: MixedTarget) -> bool:
@@ -31,6 +31,15 @@ def test_it_keeps_what_a_plan_of_any_kind_says(plan: MixPlan, smoothing: float) 
     assert torch.equal(target.labels, LABELS)
     assert (len(target), target.num_classes, target.smoothing) == (BATCH, 5, smoothing)
     assert torch.equal(target.dense(), plan.mix_targets(LABELS, 5, smoothing))
+
+
+def test_pixels_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sequence paints images to count them, which takes longer than to mix."""
+    plan = Chain([CutMix(per="sample"), CutMix(per="sample")]).draw(BATCH, HEIGHT, WIDTH, generator=generator())
+    counted = []
+    monkeypatch.setattr(type(plan), "_share_of", lambda *_: counted.append(1))
+    assert torch.equal(MixedTarget.of(plan, LABELS, 5).dense(), plan.mix_targets(LABELS, 5))
+    assert not counted
 
 
 def test_two_sources_have_a_lambda_and_a_partner() -> None:

@@ -54,6 +54,12 @@ def test_height_and_width_shrink_alike(law: str, value: float, ratio: float) -> 
     assert _sides(plan).tolist() == [[40 * ratio, 20 * ratio]] * 8
 
 
+def test_sides_are_rounded_to_the_nearest_pixel() -> None:
+    # 0.3 of 9 x 5 pixels is 2.7 x 1.5, and 0.7 is 6.3 x 3.5; halves go to the even number
+    for ratio, sides in ((0.3, [3, 2]), (0.7, [6, 4])):
+        assert _sides(draw(ResizeMix(low=ratio, high=ratio, per="sample"), 8, 9, 5)).tolist() == [sides] * 8
+
+
 @pytest.mark.parametrize("settings", [{"low": 0.0, "high": 0.0}, {"law": "area", "low": 1.0, "high": 1.0}])
 def test_at_least_one_pixel_is_pasted(settings: dict[str, Any]) -> None:
     plan = draw(ResizeMix(per="sample", **settings), 8, 9, 5)

@@ -158,6 +158,15 @@ def test_labels_of_no_kind(mix: CutMix | Mixup, labels: torch.Tensor, message: s
         mix_by_kind(plan, labels, None)
 
 
+@pytest.mark.parametrize("shape", [(8, 16, 16), (8, 1, 16, 16)])
+def test_masks_are_not_smoothed(shape: tuple[int, ...]) -> None:
+    message = (
+        r"smoothing is for one label an image, got smoothing=0.1 with masks of shape \(8, .*: leave it to the loss"
+    )
+    with pytest.raises(ValueError, match=message):
+        mix_by_kind(_plan(), torch.zeros(shape, dtype=torch.int64), 5, 0.1)
+
+
 @pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1}])
 def test_two_terms_equal_the_mixed_target_for_cross_entropy(settings: dict[str, float]) -> None:
     logits = torch.randn(8, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)

@@ -346,5 +346,9 @@ def test_what_a_plan_refuses_is_refused() -> None:
         MixTransform(Mixup(), K)((IMAGE, torch.zeros(B, *SIZE, dtype=torch.int64)))
     with pytest.raises(ValueError, match="smoothing is for integer labels"):
         MixTransform(MIX, K, smoothing=0.1)((IMAGE, torch.rand(B, K)))
+    with pytest.raises(ValueError, match=r"smoothing is for one label an image, .* leave it to the loss"):
+        MixTransform(MIX, K, smoothing=0.1)((IMAGE, torch.zeros(B, *SIZE, dtype=torch.int64)))
+    with pytest.raises(ValueError, match="nobody can tell channels from frames"):
+        MixTransform(Cutout(4, fill=(1.0, 2.0, 3.0)), K)((torch.zeros(B, 3, 3, *SIZE), LABELS))
     with pytest.raises(ValueError, match="masks are cut and pasted like their images"):
         MixTransform(MIX, K, keep_plan=True)((IMAGE, torch.zeros(B, *SIZE, dtype=torch.int64)))

@@ -191,6 +191,53 @@ def test_missing_model_args_are_found(tmp_path: Path) -> None:
         export(timm.create_model("cifar_resnet8", in_chans=1, global_pool="catavgmax"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("cifar_resnet8", {"global_pool": "max"}),
+        ("resnet18", {"output_stride": 8}),
+        ("resnet18", {"act_layer": "gelu"}),
+    ],
+)
+def test_missing_model_args_that_no_weight_shows_are_found(tmp_path: Path, name: str, kwargs: dict[str, Any]) -> None:
+    model = moved(timm.create_model(name, num_classes=10, in_chans=1, **kwargs))
+    with pytest.raises(
+        ValueError, match=r"(?s)give the arguments .* as model_args.* its logits are off by up to 0\.\d"
+    ):
+        export(model, tmp_path / "without")
+    assert list((tmp_path / "without").iterdir()) == []
+    export(model, tmp_path / "with", model_args=kwargs)
+    images = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(load(tmp_path / "with")(images), model(images))
+
+
+def test_outputs_of_another_shape_are_found(tmp_path: Path) -> None:
+    model = timm.create_model("cifar_resnet8", in_chans=1, num_classes=0, global_pool="")
+    with pytest.raises(ValueError, match=r"has outputs of \(1, 64\) instead of \(1, 64, 7, 7\)"):
+        export(model, tmp_path, label_names=None)
+
+
+def test_a_model_is_exported_in_the_midst_of_its_training_and_stays_as_it_is(tmp_path: Path) -> None:
+    model = moved(timm.create_model("cifar_resnet8", in_chans=1, drop_rate=0.5, shakedrop_prob=0.5)).train()
+    model.bn1.eval()
+    model(torch.randn(4, 1, 28, 28)).sum().backward()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    export(model, tmp_path)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.conv1.weight.grad is not None
+    images = torch.randn(2, 1, 28, 28)
+    torch.testing.assert_close(load(tmp_path)(images), model.eval()(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_came_to_nothing_is_exported_too(tmp_path: Path) -> None:
+    model = timm.create_model("cifar_resnet8", in_chans=1)
+    nn.init.constant_(model.fc.bias, float("nan"))
+    export(model, tmp_path)
+    assert load(tmp_path).fc.bias.isnan().all()
+
+
 @pytest.mark.parametrize("wrap", [nn.Sequential, torch.nn.DataParallel])
 def test_only_bare_timm_models(tmp_path: Path, wrap: type) -> None:
     with pytest.raises(ValueError, match=f"made by timm.create_model and unwrapped, got {wrap.__name__}"):

@@ -87,6 +87,10 @@ def test_what_was_exported_is_loaded_as_timm_loads_it(folder: Path) -> None:
         (described(crop_pct="a"), "crop_pct is 'a', expected a share of the side"),
         (described(interpolation=1), "interpolation is '1', expected a word"),
         (lambda config: config.update(provenance=None), "provenance is not a mapping"),
+        (
+            lambda config: config.update(num_classes=7, label_names=None, model_args={"num_classes": 10}),
+            "num_classes is 7, but by model_args the network has 10 classes",
+        ),
     ],
 )
 def test_a_config_that_is_not_of_this_network_is_refused(
@@ -96,6 +100,22 @@ def test_a_config_that_is_not_of_this_network_is_refused(
     with pytest.raises(UserError, match=message) as caught:
         load_exported(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_what_was_checked_is_what_is_loaded(folder: Path) -> None:
+    """Some of the config makes timm change weights while it loads them; here it has no say in it."""
+    weights = load_file(folder / "model.safetensors")
+    for said in (
+        {"num_classes": 11},
+        {"label_offset": 1},
+        {"classifier": "elsewhere"},
+        {"first_conv": "layer1.0.conv1"},
+    ):
+        change(folder, described(num_classes=10, label_offset=None, classifier="fc", first_conv="conv1"))
+        change(folder, described(**said))
+        found = load_exported(folder).state_dict()
+        assert found.keys() == weights.keys()
+        assert all(torch.equal(found[key], value) for key, value in weights.items()), said
 
 
 def test_another_architecture_than_the_name_says_is_refused(folder: Path) -> None:

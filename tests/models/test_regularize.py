@@ -176,6 +176,20 @@ def test_plain_weights_compute_the_same_without_shakedrop(kind: str) -> None:
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet26"])
+def test_the_scale_of_shakedrop_is_not_that_of_an_activation_with_weights(name: str) -> None:
+    kwargs = {"act_layer": "prelu", "zero_init_last": False}
+    net, plain, x = small_timm(name, **kwargs), small_timm(name, **kwargs), images(2, 3, 64, 64)
+    regularize_blocks(net, BlockRegularizers(shakedrop_prob=0.5))
+    weights = plain_weights(net)
+    changed = {
+        key.rpartition(".")[0] for key, value in weights.items() if not torch.equal(value, plain.state_dict()[key])
+    }
+    assert {key.rpartition(".")[2] for key in changed} == {"bn2" if name == "resnet18" else "bn3"}
+    plain.load_state_dict(weights)
+    torch.testing.assert_close(plain(x), net(x), atol=1e-5, rtol=1e-4)
+
+
 def _loaded(net: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
     net.load_state_dict(weights)
     return net

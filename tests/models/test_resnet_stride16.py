@@ -166,6 +166,30 @@ def test_tags_of_the_zoo_and_the_store_stand_for_the_same_weights(store: Path) -
         meta("resnet50_stride16.nobodys")
 
 
+def test_the_callers_own_weights_win(store: Path, tmp_path: Path) -> None:
+    state = {key: torch.full_like(value, 3) for key, value in timm.create_model("resnet18").state_dict().items()}
+    torch.save(state, tmp_path / "mine.pth")
+    put = store / "resnet18.lost"
+    export_model(
+        timm.create_model("resnet18", num_classes=1000),
+        put,
+        data_config={**GREY, "input_size": (3, 64, 64), "mean": (0.3,) * 3, "std": (0.4,) * 3},
+        label_names=None,
+        provenance={},
+    )
+    refresh_tags()
+    (put / "model.safetensors").unlink()  # what would be looked for is not there
+    with pytest.raises(UserError, match="import the weights again"):
+        timm.create_model("resnet18_stride16.lost", pretrained=True)
+    for overlay in ({"state_dict": state}, {"file": str(tmp_path / "mine.pth")}):
+        ours = timm.create_model("resnet18_stride16.lost", pretrained=True, pretrained_cfg_overlay=overlay)
+        assert (ours.conv1.weight == 3).all()
+    with pytest.raises(UserError, match="import the weights again"):
+        timm.create_model(
+            "resnet18_stride16.lost", pretrained=True, pretrained_cfg_overlay={"description": "says not where"}
+        )
+
+
 def test_an_exported_network_comes_back(tmp_path: Path) -> None:
     _, ours = pair(in_chans=1)
     export_model(ours, tmp_path, data_config=GREY, label_names=None, provenance={})

@@ -240,6 +240,36 @@ def test_a_store_that_makes_no_sense_breaks_nothing(store: Path) -> None:
     refresh_tags()
 
 
+def test_what_another_process_takes_away_meanwhile_is_left_out(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cifar_resnet14.gone", "cifar_resnet14.stays"):
+        put_into_store(store, name)
+    iterdir = Path.iterdir
+
+    def take(folder: Path) -> list[Path]:
+        listed = list(iterdir(folder))
+        (store / "cifar_resnet14.gone").rename(store / ".away")
+        return listed
+
+    monkeypatch.setattr(Path, "iterdir", take)
+    refresh_tags()
+    names = timm.list_models("cifar_resnet14.*", include_tags=True)
+    assert "cifar_resnet14.stays" in names
+    assert "cifar_resnet14.gone" not in names
+
+
+def test_a_config_of_the_store_is_read_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_into_store(store, "cifar_resnet14.once")
+    read, read_text = [], Path.read_text
+
+    def count(file: Path, **kwargs: str) -> str:
+        read.append(file)
+        return read_text(file, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", count)
+    refresh_tags()
+    assert read == [store / "cifar_resnet14.once" / "config.json"]
+
+
 def test_foreign_tags() -> None:
     assert is_foreign_tag("resnet50.a1_in1k")
     assert not is_foreign_tag("resnet50.cutmix_in1k")

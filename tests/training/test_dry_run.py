@@ -2,15 +2,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cutmix_zoo.data.loaders import EvalLoader
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.train import command
 from cutmix_zoo.training.checkpoint import Progress, save_checkpoint
 from cutmix_zoo.training.dry_run import STEPS, describe_cost, dry_run
 from cutmix_zoo.training.job import make_job
 from cutmix_zoo.training.launch import make_accelerator
+from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.settings import EmaSettings, Recipe
 
 
@@ -61,6 +64,32 @@ def test_a_short_epoch_is_enough(epochs: int, tiny_recipe: Recipe) -> None:
     job = make_job(recipe, make_accelerator())
     assert job.updates_per_epoch == 1 < STEPS
     assert dry_run(job, evaluate_accuracy).steps == epochs
+
+
+@pytest.mark.filterwarnings("ignore")  # webdataset's own, and files that it leaves open
+def test_a_stream_whose_workers_end_with_short_batches(webdataset_folder: Path) -> None:
+    """Three shards of six: one worker has batches of 4, 4 and 4, the other of 4 and 2, of which four are timed."""
+    pytest.importorskip("webdataset")
+    options = {"data.name": "wds/", "data.root": str(webdataset_folder), "data.workers": "2", "data.pad": "1"}
+    options |= {"data.input_size": "[3,8,8]", "data.mean": "[0.5,0.5,0.5]", "data.std": "[0.5,0.5,0.5]"}
+    options |= {"model.num_classes": "3", "data.batch_size": "6", "evaluate.batch_size": "4"}
+    job = make_job(
+        load_recipe("quickstart", {**options, "data.val_split": "validation-{0..2}.tar|18"}), make_accelerator()
+    )
+    seen: list[int] = []
+
+    def spy(model: Any, batches: Any, *, expected: int, **rest: Any) -> Any:
+        kept = list(batches)
+        seen.extend([expected, *(len(labels) for _, labels in kept)])
+        return evaluate_accuracy(model, kept, expected=expected, **rest)
+
+    assert dry_run(job, spy).validation > 0
+    assert seen == [14, 4, 4, 4, 2]
+
+
+def test_a_process_without_images_to_validate_on(tiny_recipe: Recipe) -> None:
+    job = replace(make_job(tiny_recipe, make_accelerator()), val_loader=EvalLoader([], 0))
+    assert dry_run(job, evaluate_accuracy).validation == 0
 
 
 def test_it_writes_nothing(

@@ -1,4 +1,6 @@
-from dataclasses import replace
+import json
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +11,7 @@ import yaml
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.mixing import (
+    METHODS,
     Chain,
     CutMix,
     Cutout,
@@ -33,6 +36,7 @@ from cutmix_zoo.training.recipe import (
     recipe_head,
     shipped_recipes,
 )
+from cutmix_zoo.training.recipe_keys import recipe_keys
 from cutmix_zoo.training.settings import Recipe, RegularizeSettings
 from cutmix_zoo.training.splits import resolve
 
@@ -178,6 +182,22 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
             6,
             ["data.batch_size", "at least 1", "0"],
         ),
+        (
+            MINIMAL + "optimizer:\n  decay_all:\n",
+            9,
+            ["optimizer.decay_all: expected true or false, got null (or nothing"],
+        ),
+        (MINIMAL + "  milestones: null\n", 8, ["schedule.milestones: expected a list of float, got null"]),
+        (MINIMAL.replace("cifar_resnet8", "null"), 3, ["model.name: expected text, got null (or nothing behind"]),
+        (MINIMAL + "optimizer:\n", 8, ["optimizer: expected a section of keys, got null (or nothing behind"]),
+        *(
+            (
+                MINIMAL.replace("resnet8", "resnet8\n  train: classifier") + f"regularize:\n  {key}: 0.25\n",
+                10,
+                [f"regularize.{key} must be 0 where model.train is classifier", "evaluation mode, got 0.25"],
+            )
+            for key in ("drop_rate", "drop_path_rate", "drop_block_rate", "shakedrop_prob")
+        ),
         (MINIMAL.replace("version: 1", "version: 2"), 1, ["version must be 1"]),
         (MINIMAL + "name: a/b\n", 8, ["name must be a plain word"]),
         (MINIMAL + "mix:\n  name: scheduled\n", 8, ["mix.mix: missing; it expects a method, written as mix itself"]),
@@ -226,6 +246,40 @@ def test_mistakes_name_file_line_key_and_expectation(tmp_path: Path, text: str, 
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+KEYS = {key: about.expects for key, about in recipe_keys().items() if not key.startswith("mix.")}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_null_is_taken_by_the_keys_that_say_so_and_by_no_other(key: str, tmp_path: Path) -> None:
+    file = write(tmp_path, MINIMAL)
+    if KEYS[key].endswith("or null"):
+        value = load_recipe(file, {key: "null"})
+        for part in key.split("."):
+            value = getattr(value, part)
+        assert value is None
+    else:
+        with pytest.raises(UserError) as caught:
+            load_recipe(file, {key: "null"})
+        assert (
+            str(caught.value) == f"command line: {key}: expected {KEYS[key]}, got null (or nothing behind the colon)."
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_null_is_taken_by_the_keys_of_methods_that_say_so_and_by_no_other(method: str, tmp_path: Path) -> None:
+    own = {field.name for field in fields(METHODS[method])}
+    inner = {"mix": {"name": "mixup"}, "mixes": [{"name": "mixup"}], "depths": [1]}
+    needed = {key: value for key, value in inner.items() if key in own}
+    for dotted, about in recipe_keys(METHODS[method], "mix.").items():
+        key = dotted.removeprefix("mix.")
+        file = write(tmp_path, MINIMAL + yaml.safe_dump({"mix": {"name": method, **needed, key: None}}))
+        if about.expects.endswith("or null"):
+            assert getattr(load_recipe(file).mix, key) is None
+        else:
+            with pytest.raises(UserError, match=rf"^{re.escape(str(file))}:\d+: {dotted}: expected "):
+                load_recipe(file)
 
 
 @pytest.mark.parametrize(
@@ -604,6 +658,16 @@ def test_difference_names_keys_old_and_new() -> None:
         for size in (8, 16)
     )
     assert recipe_difference(before, after) == ["mix.mixes[0].size: 8 -> 16"]
+
+
+def test_a_recipe_is_plain_within_its_arguments_too() -> None:
+    recipe = load_recipe("quickstart")
+    args = {"betas": (0.9, 0.95), "more": [{"deep": (1, (2, 3))}]}
+    recipe = replace(recipe, optimizer=replace(recipe.optimizer, args=args))
+    plain = recipe_dict(recipe)
+    assert plain["optimizer"]["args"] == {"betas": [0.9, 0.95], "more": [{"deep": [1, [2, 3]]}]}
+    assert json.loads(json.dumps(plain)) == plain
+    assert recipe.optimizer.args == {"betas": (0.9, 0.95), "more": [{"deep": (1, (2, 3))}]}
 
 
 def test_dumped_recipe_is_plain_yaml() -> None:

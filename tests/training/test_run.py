@@ -90,6 +90,16 @@ def test_what_patience_looks_at_may_not_change(tmp_path: Path, recipe: Recipe) -
         find_start(folder, launch(other), "auto")
 
 
+def test_settings_that_are_tuples_are_those_that_were_saved(tmp_path: Path, recipe: Recipe) -> None:
+    args = {"betas": (0.9, 0.95)}
+    adam = replace(recipe, optimizer=replace(recipe.optimizer, name="adamw", args=args))
+    folder = make_run(tmp_path / "run", adam, epochs=1)
+    assert find_start(folder, launch(adam), "auto") == folder.checkpoints / "epoch-0001"
+    other = replace(adam, optimizer=replace(adam.optimizer, args={"betas": (0.9, 0.99)}))
+    with pytest.raises(UserError, match=r"optimizer.args.betas: \[0.9, 0.95\] -> \[0.9, 0.99\]"):
+        find_start(folder, launch(other), "auto")
+
+
 def test_changes_can_be_allowed(tmp_path: Path, recipe: Recipe) -> None:
     folder = make_run(tmp_path / "run", recipe, epochs=1, world_size=2)
     other = launch(replace(recipe, optimizer=replace(recipe.optimizer, lr=0.5)))
