@@ -87,8 +87,8 @@ def wsol_boxes(
     require(bool(((scores >= 0) & (scores <= 1)).all()), "scores must be numbers from 0 to 1")
     levels = (scores * 255).astype(np.uint8)
     masks = levels > (thresholds * levels.max()).astype(int)[:, None, None]
-    number, boxes = contour_boxes(masks)
-    return _enlarged(largest_boxes(masks, "contour"), scores.shape), (number, _enlarged(boxes, scores.shape))
+    found = contour_boxes(masks)
+    return _enlarged(found.largest, scores.shape), (found.mask, _enlarged(found.boxes, scores.shape))
 
 
 def _enlarged(boxes: NDArray[np.int64], size: tuple[int, ...]) -> NDArray[np.int64]:

@@ -2,78 +2,85 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cutmix_zoo.checks import require, require_choice
+from cutmix_zoo.checks import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Rule = Literal["pixels", "contour"]
-"""What the largest region has most of: pixels, or area inside its outer contour."""
 
-
-def largest_boxes(masks: NDArray[np.bool_], rule: Rule = "pixels") -> NDArray[np.int64]:
-    """Box the largest region of each mask; pixels that touch at a corner belong together.
+def largest_boxes(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Box the region of each mask that has most pixels; those that touch at a corner belong together.
 
     Args:
         masks: (N, H, W).
-        rule: ``pixels`` counts the pixels of a region. ``contour`` takes the area of the polygon through the centres of
-            the pixels along its outer edge, as OpenCV does: holes count, and a line one pixel wide has none.
 
     Returns:
         (N, 4): top, left, bottom, right, half-open; zeros for a mask without a pixel. Of regions of one size it is the
-        last one, ordered by the row and then the column where they begin, as in OpenCV's order of contours.
+        last one, ordered by the row and then the column where they begin.
 
     Raises:
-        ValueError: if ``masks`` is not (N, H, W) bool, or ``rule`` unknown.
+        ValueError: if ``masks`` is not (N, H, W) bool.
 
     Example:
         >>> mask = np.array([[1, 0, 0, 0], [0, 1, 0, 1], [1, 0, 0, 1]], bool)
         >>> largest_boxes(mask[None]).tolist()
         [[0, 0, 3, 2]]
     """
-    require_choice("rule", rule, get_args(Rule))
-    runs = _runs(masks)
-    regions = _regions(runs, corners=True) if rule == "pixels" else _regions(_filled(runs), corners=True)
-    size = regions.pixels if rule == "pixels" else regions.area
-    order = np.lexsort((size, regions.mask))  # stable: of equals the last one is the last
-    order = order[np.diff(regions.mask[order], append=len(masks)) > 0]
-    boxes = np.zeros((len(masks), 4), np.int64)
-    boxes[regions.mask[order]] = regions.boxes[order]
-    return boxes
+    regions = _regions(_runs(masks), corners=True)
+    return _boxes_of_largest(regions, regions.pixels, len(masks))
 
 
-def contour_boxes(masks: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+class Contours(NamedTuple):
+    """The boxes of contours: top, left, bottom, right, half-open."""
+
+    largest: NDArray[np.int64]
+    """(N, 4) of each mask the contour with most area inside; zeros for a mask without a pixel."""
+    mask: NDArray[np.int64]
+    """(R,) the number of the mask of each contour."""
+    boxes: NDArray[np.int64]
+    """(R, 4) its box."""
+
+
+def contour_boxes(masks: NDArray[np.bool_]) -> Contours:
     """Box every contour of each mask: the outer edges of its regions, and the edges of their holes.
 
     The edge of a hole is made of the pixels around it, so its box is that of the hole and one pixel more to each side.
     What lies in a hole is a region of its own. A hole has no way out between pixels that touch at a corner.
 
+    The area inside a contour is that of the polygon through the centres of its pixels: holes count, and a line one
+    pixel wide has none. Of contours of one area the largest is the last one, ordered by the row and then the column
+    where they begin.
+
     Args:
         masks: (N, H, W).
-
-    Returns:
-        Of each contour the number of its mask (R,), and its box (R, 4): top, left, bottom, right, half-open.
 
     Raises:
         ValueError: if ``masks`` is not (N, H, W) bool.
 
-    **Source**: what OpenCV's ``findContours`` (``RETR_TREE``) and ``boundingRect`` give, in another order.
+    **Source**: what OpenCV's ``findContours`` (``RETR_TREE``), ``boundingRect`` and ``contourArea`` give, all contours
+    in another order.
 
     Example:
         >>> mask = np.pad(np.ones((3, 4), bool), 1)
         >>> mask[2, 2] = False
-        >>> contour_boxes(mask[None])[1].tolist()
+        >>> contour_boxes(mask[None]).boxes.tolist()
         [[1, 1, 4, 5], [1, 1, 4, 4]]
     """
     runs = _runs(masks)
-    regions, around = _regions(runs, corners=True), _regions(_background(runs), corners=False)
+    around = _background(runs)
+    regions, outside = _regions(runs, corners=True), _regions(around, corners=False)
     # all that surrounds the regions, of all masks together, is one region, and the first
-    holes = around.boxes[1:] + np.array([-1, -1, 1, 1])
-    return np.concatenate([regions.mask, around.mask[1:]]), np.concatenate([regions.boxes, holes])
+    filled = _regions(_between(around, outside.of_run == 0), corners=True)
+    holes = outside.boxes[1:] + np.array([-1, -1, 1, 1])
+    return Contours(
+        _boxes_of_largest(filled, filled.area, len(masks)),
+        np.concatenate([regions.mask, outside.mask[1:]]),
+        np.concatenate([regions.boxes, holes]),
+    )
 
 
 class _Runs(NamedTuple):
@@ -97,6 +104,8 @@ class _Regions(NamedTuple):
     boxes: NDArray[np.int64]
     pixels: NDArray[np.int64]
     area: NDArray[np.float64]
+    of_run: NDArray[np.intp]
+    """To which region each run belongs."""
 
 
 def _runs(masks: NDArray[np.bool_]) -> _Runs:
@@ -118,13 +127,11 @@ def _background(runs: _Runs) -> _Runs:
     return _Runs(np.sort(start), np.sort(end), runs.shape)
 
 
-def _filled(runs: _Runs) -> _Runs:
-    """Find the runs of the masks with their holes filled."""
-    around = _background(runs)
-    outside = _labels(len(around.start), *_touching(around, corners=False)) == 0
-    # what is between two runs of the outside; every row begins and ends with one
+def _between(around: _Runs, outside: NDArray[np.bool_]) -> _Runs:
+    """Find the runs between those of the outside: of the masks with their holes filled."""
+    # every row begins and ends with one of the outside
     start, end = around.end[outside][:-1], around.start[outside][1:]
-    return _Runs(start[start < end], end[start < end], runs.shape)
+    return _Runs(start[start < end], end[start < end], around.shape)
 
 
 def _touching(runs: _Runs, *, corners: bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -166,4 +173,13 @@ def _regions(runs: _Runs, *, corners: bool) -> _Regions:
     shared = np.minimum(right[upper], right[lower]) - np.maximum(left[upper], left[lower])
     uneven = 0.5 * (left[upper] != left[lower]) + 0.5 * (right[upper] != right[lower])
     area = np.bincount(region[upper], np.where(shared > 0, shared - 1 + uneven, 0.0), minlength=len(first))
-    return _Regions(start[first] // (height * width), boxes, pixels, area.astype(np.float64))
+    return _Regions(start[first] // (height * width), boxes, pixels, area.astype(np.float64), region)
+
+
+def _boxes_of_largest(regions: _Regions, size: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Take the largest region of each of ``count`` masks."""
+    order = np.lexsort((size, regions.mask))  # stable: of equals the last one is the last
+    order = order[np.diff(regions.mask[order], append=count) > 0]
+    boxes = np.zeros((count, 4), np.int64)
+    boxes[regions.mask[order]] = regions.boxes[order]
+    return boxes

@@ -61,7 +61,7 @@ def test_the_largest_region_is_that_of_scipy_and_of_equals_the_last_one() -> Non
 def test_the_largest_contour_is_the_one_with_most_area_inside_when_traced() -> None:
     masks = random_masks(1)
     differ = 0
-    for mask, box, by_pixels in zip(masks, largest_boxes(masks, "contour"), largest_boxes(masks), strict=True):
+    for mask, box, by_pixels in zip(masks, contour_boxes(masks).largest, largest_boxes(masks), strict=True):
         labels, count = label(mask, EIGHT)
         areas = [traced_area(labels == number) for number in range(1, count + 1)]
         expected = (0, 0, 0, 0)
@@ -75,7 +75,7 @@ def test_the_largest_contour_is_the_one_with_most_area_inside_when_traced() -> N
 
 def test_contours_are_regions_and_holes_that_scipy_finds() -> None:
     masks = random_masks(2)
-    numbers, boxes = contour_boxes(masks)
+    _, numbers, boxes = contour_boxes(masks)
     assert numbers.max() == len(masks) - 1
     holes = 0
     for number, mask in enumerate(masks):
@@ -94,11 +94,12 @@ def test_contours_are_regions_and_holes_that_scipy_finds() -> None:
 def test_a_mask_is_not_changed_by_its_neighbours() -> None:
     masks = random_masks(3, count=20)
     masks[4:6] = True  # touch every side
-    numbers, boxes = contour_boxes(masks)
+    largest, numbers, boxes = contour_boxes(masks)
     for number, mask in enumerate(masks):
-        for rule in ("pixels", "contour"):
-            assert np.array_equal(largest_boxes(masks, rule)[number], largest_boxes(mask[None], rule)[0])
-        assert np.array_equal(boxes[numbers == number], contour_boxes(mask[None])[1])
+        alone = contour_boxes(mask[None])
+        assert np.array_equal(largest_boxes(masks)[number], largest_boxes(mask[None])[0])
+        assert np.array_equal(largest[number], alone.largest[0])
+        assert np.array_equal(boxes[numbers == number], alone.boxes)
 
 
 def test_rules_by_hand() -> None:
@@ -109,16 +110,16 @@ def test_rules_by_hand() -> None:
     mask[3:7, 6:10] = False  # a ring: 20 pixels, area 25
     mask[4:6, 7:9] = True  # and something in it
     assert largest_boxes(mask[None]).tolist() == [[2, 5, 8, 11]]
-    assert largest_boxes(mask[None], "contour").tolist() == [[2, 5, 8, 11]]
+    assert contour_boxes(mask[None]).largest.tolist() == [[2, 5, 8, 11]]
     mask[2:8, 5:11] = False
     assert largest_boxes(mask[None]).tolist() == [[0, 0, 1, 10]]
-    assert largest_boxes(mask[None], "contour").tolist() == [[2, 0, 5, 3]]
+    assert contour_boxes(mask[None]).largest.tolist() == [[2, 0, 5, 3]]
 
 
 def test_corners_join_pixels_and_close_holes() -> None:
     diamond = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
     assert largest_boxes(diamond[None]).tolist() == [[0, 0, 3, 3]]
-    assert contour_boxes(diamond[None])[1].tolist() == [[0, 0, 3, 3], [0, 0, 3, 3]]
+    assert contour_boxes(diamond[None]).boxes.tolist() == [[0, 0, 3, 3], [0, 0, 3, 3]]
 
 
 def test_wrong_arguments_are_refused() -> None:
@@ -126,5 +127,3 @@ def test_wrong_arguments_are_refused() -> None:
         largest_boxes(np.zeros((3, 4), bool))
     with pytest.raises(ValueError, match=r"masks must be .* got int64"):
         contour_boxes(np.zeros((1, 3, 4), np.int64))
-    with pytest.raises(ValueError, match="rule must be one of pixels, contour, got 'area'"):
-        largest_boxes(np.zeros((1, 3, 4), bool), "area")  # type: ignore[arg-type]
