@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import socket
 import tarfile
 from pathlib import Path
@@ -39,6 +40,14 @@ def _only_loopback() -> Any:
     patch.setattr(socket.socket, "connect", guarded)
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_counts() -> Any:
+    """A shell starts what goes to the background with SIGINT ignored, and whatever tests start would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

@@ -106,9 +106,11 @@ def _shared(found: dict[str, RecipeKey]) -> RecipeKey:
     for method, key in found.items():
         methods.setdefault(key.expects, []).append(method)
     expects = "; ".join(f"{text} ({', '.join(names)})" for text, names in methods.items())
-    defaults, meanings = ({key[place] for key in found.values()} for place in (1, 2))
+    first, *others = found.values()
     return RecipeKey(
-        expects, defaults.pop() if len(defaults) == 1 else None, str(meanings.pop()) if len(meanings) == 1 else ""
+        expects,
+        first.default if all(key.default == first.default for key in others) else None,
+        first.about if all(key.about == first.about for key in others) else "",
     )
 
 

@@ -222,7 +222,8 @@ class EvaluateSettings:
             learning rate moves as if the run had its whole length.
         best_by: the number of ``metrics.jsonl`` that says which epoch is the best, the highest, of a loss the lowest:
             ``top1``, ``top5``, ``val_loss``, ``balanced_accuracy`` or ``macro_f1``, or one of the averaged weights,
-            with ``ema_`` in front.
+            with ``ema_`` in front. The summary's best epoch is that of the weights that are exported: the averaged
+            ones, where there are any.
 
     Raises:
         ValueError: if a number is below 1, or there is no such number.
