@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from cutmix_zoo.evaluation.plots import INK, plot_style
+from cutmix_zoo.evaluation.figures import INK, plot_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,8 +18,8 @@ _POINTS_TO_PIXELS = 96 / 72  # CSS pixels
 def inline_svg(figure: Figure, key: str) -> str:
     """Turn a figure into an ``<svg>`` element for an HTML page.
 
-    What is drawn in :data:`~cutmix_zoo.evaluation.plots.INK` takes the colour of the text around it, text stays text in
-    the reader's own font, and the background is left out.
+    What is drawn in :data:`~cutmix_zoo.evaluation.figures.INK` takes the colour of the text around it, text stays text
+    in the reader's own font, and the background is left out.
 
     Args:
         figure: its title becomes the picture's label for those who do not see it.

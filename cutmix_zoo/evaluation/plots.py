@@ -2,136 +2,40 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
-from cutmix_zoo.errors import UserError
+from cutmix_zoo.evaluation.cam_plots import draw_all_cams
+from cutmix_zoo.evaluation.figures import (
+    COLOURS,
+    INK,
+    add_legend,
+    count_whole,
+    heading,
+    line_sample,
+    panel,
+    plot_curve,
+    save_figures,
+    styled,
+    with_short_names,
+)
+from cutmix_zoo.evaluation.findings import load_arrays
 from cutmix_zoo.evaluation.names import shortened, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
+
+    from cutmix_zoo.evaluation.figures import Points
+    from cutmix_zoo.evaluation.findings import Arrays
 
     Records = Mapping[str, Mapping[str, Any] | None]
     """By the model's name: what a suite's JSON file holds; ``None`` keeps the colour of a model that has none."""
-    Arrays = Mapping[str, NDArray[Any]]
-    """What a suite's npz file holds."""
-    Points = Iterable[tuple[float, float]]
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-INK = "#010203"
-"""The colour of text and axes: black to the eye, and to be found again by a page that has a colour of its own."""
-
-COLOURS = ("#3a80d2", "#d2691e", "#2a9457", "#cf4458", "#8e66d0", "#15869a", "#a8703a", "#c9559a", "#7d7f22", "#7a7a7a")
-"""Of the models in turn; each stands out from white and from nearly black."""
-
-MARKERS = "os^Dv<>Pph"
-
-_WIDTH, _HEIGHT = 3.7, 2.9  # of a panel, in inches
-_TRUE, _PREDICTED = "#e8112d", "#12c23c"
-_MOST_NAMES, _MOST_CAMS, _CAM_MODELS, _CAM_PIXELS = 30, 6, 4, 112
-_LONGEST_NAME = 44  # in characters, of a model in a legend or a title
-_LONGEST_CAM_NAME = 12  # above a map, where there are as many models as may be
-
-
-@contextmanager
-def plot_style() -> Iterator[None]:
-    """Draw, and write what was drawn, in the style of this file, whatever the user's matplotlibrc says.
-
-    Raises:
-        UserError: if matplotlib is not installed.
-    """
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise UserError("pictures need matplotlib: pip install 'cutmix_zoo[plots]'") from error
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
-        mpl.rcParams.update(dict.fromkeys(inks, INK))
-        mpl.rcParams.update(
-            {
-                "axes.axisbelow": True,
-                "axes.facecolor": "none",
-                "axes.grid": True,
-                "axes.spines.right": False,
-                "axes.spines.top": False,
-                "figure.titlesize": 10,
-                "font.sans-serif": ["DejaVu Sans"],
-                "font.size": 9,
-                "grid.alpha": 0.2,
-                "legend.fontsize": 8.5,
-                "legend.frameon": False,
-                "lines.linewidth": 1.5,
-                "lines.markersize": 4,
-                "text.parse_math": False,  # a name may hold a dollar
-            }
-        )
-        yield
-
-
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in the style of this file."""
-
-    @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with plot_style():
-            return draw(*args, **kwargs)
-
-    return styled
-
-
-def _figure(title: str, width: float = _WIDTH, height: float = _HEIGHT) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title)
-    return figure
-
-
-def _heading(what: str, name: str) -> str:
-    """Write a name behind what is drawn of it, or below where the line would be too long for a figure."""
-    (short,) = shortened([name], _LONGEST_NAME)
-    return f"{what}: {short}" if len(what) + len(short) <= _LONGEST_NAME - 8 else f"{what}\n{short}"
-
-
-def _with_short_names(of_models: Mapping[str, T], most: int = _LONGEST_NAME) -> dict[str, T]:
-    return dict(zip(shortened(of_models, most), of_models.values(), strict=True))
-
-
-def _explain(figure: Figure, entries: Mapping[str, Any]) -> None:
-    """Put a legend below the panel, a line an entry."""
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.17 * len(entries))
-    # a label that begins with an underscore would not be shown
-    names = [f" {name}" if name.startswith("_") else name for name in shortened(entries, _LONGEST_NAME)]
-    figure.legend(list(entries.values()), names, loc="outside lower left", labelspacing=0.2, borderpad=0.1)
-
-
-def _look(number: int) -> dict[str, Any]:
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-
-
-def _plot(axis: Axes, points: Points, number: int, **style: Any) -> Any:
-    """Draw the curve of a model, and return what stands for it in the legend."""
-    x, y = zip(*points, strict=True)
-    return axis.plot(x, y, **_look(number), **style)[0]
-
-
-def _style_sample(linestyle: str) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=INK, linestyle=linestyle)
+_MOST_NAMES = 30  # of classes on an axis
 
 
 def _measured(records: Mapping[str, Any]) -> list[tuple[int, str, Any]]:
@@ -141,15 +45,15 @@ def _measured(records: Mapping[str, Any]) -> list[tuple[int, str, Any]]:
 
 def _curves(title: str, records: Records, points: Callable[[Mapping[str, Any]], Points], **labels: Any) -> Figure:
     """Draw one curve a model."""
-    figure = _figure(title)
+    figure = panel(title)
     axis = figure.subplots()
-    lines = {name: _plot(axis, points(record), number) for number, name, record in _measured(records)}
+    lines = {name: plot_curve(axis, points(record), number) for number, name, record in _measured(records)}
     axis.set(**labels)
-    _explain(figure, lines)
+    add_legend(figure, lines)
     return figure
 
 
-@_styled
+@styled
 def draw_confusion(name: str, record: Mapping[str, Any]) -> Figure:
     """Draw what the images of each class were taken for, in percent of the class.
 
@@ -163,7 +67,7 @@ def draw_confusion(name: str, record: Mapping[str, Any]) -> Figure:
     counts = np.array(record["confusion"], dtype=float)
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = len(shares)
-    figure = _figure(_heading("confusion", name), 4.4, 4.2)
+    figure = panel(heading("confusion", name), 4.4, 4.2)
     axis = figure.subplots()
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
@@ -182,7 +86,7 @@ def draw_confusion(name: str, record: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def draw_reliability(name: str, record: Mapping[str, Any]) -> Figure:
     """Draw accuracy against confidence, bin by bin, with the gap between them, above the histogram of confidence.
 
@@ -196,7 +100,7 @@ def draw_reliability(name: str, record: Mapping[str, Any]) -> Figure:
         for key in ("lower", "upper", "accuracy", "confidence", "count")
     )
     middle, width = (lower + upper) / 2, upper - lower
-    figure = _figure(_heading("reliability", name), height=3.6)
+    figure = panel(heading("reliability", name), height=3.6)
     diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     right = diagram.bar(middle, accuracy, width * 0.96, color=COLOURS[0], alpha=0.6)
     gap = diagram.bar(
@@ -220,11 +124,11 @@ def draw_reliability(name: str, record: Mapping[str, Any]) -> Figure:
     histogram.axvline(record["confidence"], color=COLOURS[3], linestyle="--")
     histogram.axvline(record["accuracy"], color=COLOURS[0], linestyle="--")
     histogram.set(xlabel="confidence", ylabel="share")
-    _explain(figure, {"accuracy": right, "from accuracy to confidence": gap, "perfectly calibrated": ideal})
+    add_legend(figure, {"accuracy": right, "from accuracy to confidence": gap, "perfectly calibrated": ideal})
     return figure
 
 
-@_styled
+@styled
 def draw_budget(records: Records, space: str) -> Figure:
     """Draw accuracy against the budget of an attack: FGSM solid, PGD dashed.
 
@@ -232,7 +136,7 @@ def draw_budget(records: Records, space: str) -> Figure:
         records: of ``adversarial``.
         space: in which the budget counts, ``pixel`` or ``normalized``.
     """
-    figure = _figure(f"under attack, budget in {visible(space)} space")
+    figure = panel(f"under attack, budget in {visible(space)} space")
     axis = figure.subplots()
     lines: dict[str, Any] = {}
     styles: dict[str, Any] = {}
@@ -241,16 +145,16 @@ def draw_budget(records: Records, space: str) -> Figure:
             rows = [row for row in record["rows"] if (row["attack"], row["space"]) == (attack, space)]
             if rows:
                 points = sorted((row["budget"], row["top1"]) for row in rows)
-                line = _plot(axis, points, number, linestyle=style)
+                line = plot_curve(axis, points, number, linestyle=style)
                 lines.setdefault(name, line)
-                styles[attack.upper()] = _style_sample(style)
-    _count_whole(axis)
+                styles[attack.upper()] = line_sample(style)
+    count_whole(axis)
     axis.set(xlabel="budget (1/255)", ylabel="top-1 accuracy (%)", ylim=(0, 100))
-    _explain(figure, {**lines, **styles})
+    add_legend(figure, {**lines, **styles})
     return figure
 
 
-@_styled
+@styled
 def draw_occlusion(records: Records, where: str) -> Figure:
     """Draw the error against the side of the hole.
 
@@ -268,7 +172,7 @@ def draw_occlusion(records: Records, where: str) -> Figure:
     )
 
 
-@_styled
+@styled
 def draw_in_between(records: Records, mix: str) -> Figure:
     """Draw how often neither class is named, against the share of the first image.
 
@@ -287,7 +191,7 @@ def draw_in_between(records: Records, mix: str) -> Figure:
     )
 
 
-@_styled
+@styled
 def draw_ood(name: str, record: Mapping[str, Any]) -> Figure:
     """Draw the scores of the images of the dataset and of each other set, and the threshold that keeps 95 %.
 
@@ -296,7 +200,7 @@ def draw_ood(name: str, record: Mapping[str, Any]) -> Figure:
         record: of ``ood``.
     """
     histogram = record["histogram"]
-    figure = _figure(_heading("scores", name), height=3.0)
+    figure = panel(heading("scores", name), height=3.0)
     axis = figure.subplots()
     style: dict[str, Any] = {"fill": True, "color": COLOURS[9], "alpha": 0.45, "linewidth": 0}
     entries: dict[str, Any] = {
@@ -307,11 +211,11 @@ def draw_ood(name: str, record: Mapping[str, Any]) -> Figure:
         entries[other] = axis.stairs(shares, histogram["edges"], **style)
     entries["threshold that keeps 95 %"] = axis.axvline(record["threshold"], color=INK, linestyle=":")
     axis.set(xlabel="score: log-odds of the top probability", ylabel="share of the set")
-    _explain(figure, entries)
+    add_legend(figure, entries)
     return figure
 
 
-@_styled
+@styled
 def draw_corruptions(records: Records) -> Figure:
     """Draw the error under each corruption, as the mean over its severities.
 
@@ -321,7 +225,7 @@ def draw_corruptions(records: Records) -> Figure:
     measured = _measured(records)
     kinds = list(dict.fromkeys(row["corruption"] for *_, record in measured for row in record["rows"]))
     thick = 0.8 / len(measured)
-    figure = _figure("error under corruption", height=0.9 + len(kinds) * max(0.22, 0.11 * len(measured) + 0.05))
+    figure = panel("error under corruption", height=0.9 + len(kinds) * max(0.22, 0.11 * len(measured) + 0.05))
     axis = figure.subplots()
     axis.grid(visible=False, axis="y")
     bars = {}
@@ -332,11 +236,11 @@ def draw_corruptions(records: Records) -> Figure:
     axis.set_yticks(range(len(kinds)), shortened(kinds, 20))
     axis.invert_yaxis()
     axis.set(xlabel="top-1 error (%), mean over severities", xlim=(0, 100))
-    _explain(figure, bars)
+    add_legend(figure, bars)
     return figure
 
 
-@_styled
+@styled
 def draw_severity(records: Records) -> Figure:
     """Draw the error against the severity, as the mean over the corruptions; severity 0 is the clean images.
 
@@ -351,14 +255,8 @@ def draw_severity(records: Records) -> Figure:
         ylabel="top-1 error (%), mean",
         ylim=(0, 100),
     )
-    _count_whole(figure.axes[0])
+    count_whole(figure.axes[0])
     return figure
-
-
-def _count_whole(axis: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def _severities(record: Mapping[str, Any]) -> Points:
@@ -374,7 +272,7 @@ def _mean(values: Iterable[float]) -> float:
     return sum(every) / len(every) if every else float("nan")
 
 
-@_styled
+@styled
 def draw_box_accuracy(records: Records) -> Figure:
     """Draw how many boxes are right against the threshold of the map; 0.15 is the paper's.
 
@@ -403,73 +301,7 @@ def draw_box_accuracy(records: Records) -> Figure:
     return figure
 
 
-@_styled
-def draw_cams(arrays: Mapping[str, Arrays]) -> Figure:
-    """Draw images, and over each the class activation map of every model: true box red, predicted box green.
-
-    Args:
-        arrays: of ``localization``, by the model's name.
-
-    Returns:
-        A row for each of the first images that all models have, six at most.
-    """
-    places = [{int(index): place for place, index in enumerate(each["index"])} for each in arrays.values()]
-    common = [index for index in places[0] if all(index in place for place in places)][:_MOST_CAMS]
-    columns = 1 + len(arrays)
-    cell = min(1.3, 4.6 / columns)
-    figure = _figure(
-        "class activation maps\ntrue box red, predicted box green",
-        cell * columns,
-        (cell + 0.36) * max(len(common), 1) + 0.6,
-    )
-    grid = figure.subplots(max(len(common), 1), columns, squeeze=False)
-    for axis in grid.flat:
-        axis.axis("off")
-    first = next(iter(arrays.values()))
-    for row, index in zip(grid, common, strict=False):
-        place = places[0][index]
-        _show(row[0], first["images"][place])
-        _outline(row[0], first["true_boxes"][place], _TRUE)
-        for axis, each, place_of in zip(row[1:], arrays.values(), places, strict=True):
-            _draw_cam(axis, {key: values[place_of[index]] for key, values in each.items()})
-    for axis, name in zip(grid[0], shortened(("input", *arrays), round(13 * cell)), strict=True):
-        axis.set_title(f"{name}\n{axis.get_title()}".rstrip(), fontsize=8)
-    return figure
-
-
-def _draw_cam(axis: Axes, sample: Mapping[str, Any]) -> None:
-    import matplotlib as mpl
-
-    image = sample["images"]
-    size = image.shape[:-3:-1]  # PIL says (width, height)
-    heat = Image.fromarray(sample["maps"].astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    colours = mpl.colormaps["turbo"](np.asarray(heat).clip(0, 1))[..., :3]
-    _show(axis, (0.5 * image + 0.5 * 255 * colours.transpose(2, 0, 1)).astype(np.uint8))
-    _outline(axis, sample["true_boxes"], _TRUE)
-    _outline(axis, sample["predicted_boxes"], _PREDICTED)
-    verdict = "right" if sample["labels"] == sample["predictions"] else "wrong"
-    axis.set_title(f"IoU {sample['iou']:.2f}\nclass {verdict}", fontsize=8)
-
-
-def _show(axis: Axes, image: NDArray[np.uint8]) -> None:
-    """Show an image (C, H, W), made smaller if it is large, in its own coordinates."""
-    _, height, width = image.shape
-    picture = Image.fromarray(np.broadcast_to(image, (3, height, width)).transpose(1, 2, 0).copy())
-    picture.thumbnail((_CAM_PIXELS, _CAM_PIXELS))
-    axis.imshow(np.asarray(picture), extent=(0, width, height, 0), interpolation="none")
-
-
-def _outline(axis: Axes, box: Sequence[float], colour: str) -> None:
-    from matplotlib.patches import Rectangle
-    from matplotlib.patheffects import withStroke
-
-    top, left, bottom, right = (float(edge) for edge in box)
-    box_style: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": 1.5}
-    edge = [withStroke(linewidth=3, foreground="#101010")]  # a map has all colours
-    axis.add_patch(Rectangle((left, top), right - left, bottom - top, path_effects=edge, **box_style))
-
-
-@_styled
+@styled
 def draw_training(runs: Mapping[str, Sequence[Mapping[str, Any]] | None], *, loss: bool = False) -> Figure:
     """Draw accuracy, or loss, over the epochs of several runs.
 
@@ -483,18 +315,18 @@ def draw_training(runs: Mapping[str, Sequence[Mapping[str, Any]] | None], *, los
         if loss
         else {"validation": ("top1", "-"), "training images, unmixed": ("clean_train_top1", "--")}
     )
-    figure = _figure("loss over the epochs" if loss else "accuracy over the epochs")
+    figure = panel("loss over the epochs" if loss else "accuracy over the epochs")
     axis = figure.subplots()
     lines: dict[str, Any] = {}
-    styles = {kind: _style_sample(style) for kind, (_, style) in kinds.items()}
-    for number, name, metrics in _measured(_with_short_names(runs)):
+    styles = {kind: line_sample(style) for kind, (_, style) in kinds.items()}
+    for number, name, metrics in _measured(with_short_names(runs)):
         for key, style in kinds.values():
             points = [(line["epoch"], line[key]) for line in metrics if line.get(key) is not None]
             if points:
-                lines.setdefault(name, _plot(axis, points, number, linestyle=style, markersize=2))
+                lines.setdefault(name, plot_curve(axis, points, number, linestyle=style, markersize=2))
     axis.set(xlabel="epoch", ylabel="cross-entropy (nats)" if loss else "top-1 accuracy (%)")
-    _count_whole(axis)
-    _explain(figure, {**lines, **styles})
+    count_whole(axis)
+    add_legend(figure, {**lines, **styles})
     return figure
 
 
@@ -543,21 +375,10 @@ def draw_suite(suite: str, records: Records, arrays: Mapping[str, Arrays] | None
     Raises:
         UserError: if matplotlib is not installed.
     """
-    figures = _SUITES[suite](_with_short_names(records)) if suite in _SUITES else {}
+    figures = _SUITES[suite](with_short_names(records)) if suite in _SUITES else {}
     if suite == "localization" and arrays:
-        if len(arrays) > _CAM_MODELS:
-            arrays = _with_short_names(arrays, _LONGEST_CAM_NAME)
-        parts = [list(arrays)[start : start + _CAM_MODELS] for start in range(0, len(arrays), _CAM_MODELS)]
-        for number, names in enumerate(parts, start=1):
-            key = "cams" if len(parts) == 1 else f"cams_{number}"
-            figures[key] = draw_cams({name: arrays[name] for name in names})
+        figures.update(draw_all_cams(arrays))
     return figures
-
-
-def load_arrays(file: Path) -> Arrays:
-    """Read what an npz file holds; nothing in it is executed."""
-    with file.open("rb") as stream, np.load(stream) as arrays:  # NumPy leaves a file open that is no archive
-        return dict(arrays)
 
 
 def save_plots(folder: Path, suite: str, record: Mapping[str, Any]) -> list[Path]:
@@ -577,19 +398,3 @@ def save_plots(folder: Path, suite: str, record: Mapping[str, Any]) -> list[Path
     name, npz = str(record["model"]), folder / f"{suite}.npz"
     arrays = {name: load_arrays(npz)} if npz.is_file() else None
     return save_figures(draw_suite(suite, {name: record}, arrays), folder / "plots")
-
-
-def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write figures, by their names, as PNG files into a folder, which is made if it is missing.
-
-    Returns:
-        The files written.
-    """
-    files = []
-    for name, figure in figures.items():
-        file = folder / f"{name}.png"
-        folder.mkdir(parents=True, exist_ok=True)
-        with plot_style():
-            figure.savefig(file, dpi=150)
-        files.append(file)
-    return files

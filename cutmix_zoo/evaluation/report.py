@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutmix_zoo.errors import UserError, refuse_existing
+from cutmix_zoo.evaluation.figures import save_figures
 from cutmix_zoo.evaluation.findings import csv_text
-from cutmix_zoo.evaluation.plots import save_figures
 from cutmix_zoo.evaluation.report_folders import read_folders
 from cutmix_zoo.evaluation.report_page import make_page, suite_figures
 from cutmix_zoo.evaluation.report_suites import SUITES

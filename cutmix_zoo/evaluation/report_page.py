@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.evaluation import report_html as html
+from cutmix_zoo.evaluation.findings import load_arrays
 from cutmix_zoo.evaluation.inline_svg import inline_svg
 from cutmix_zoo.evaluation.names import public_command
 from cutmix_zoo.evaluation.paper_numbers import PaperTable, paper_table
-from cutmix_zoo.evaluation.plots import draw_suite, draw_training, load_arrays
+from cutmix_zoo.evaluation.plots import draw_suite, draw_training
 from cutmix_zoo.evaluation.report_records import differing_settings, suite_records
 from cutmix_zoo.evaluation.report_seeds import averages, by_recipe, differences, summary_averages
 from cutmix_zoo.evaluation.report_suites import INPUT, SUITES, Metric
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from cutmix_zoo.evaluation.plots import Arrays
+    from cutmix_zoo.evaluation.findings import Arrays
     from cutmix_zoo.evaluation.report_folders import Measured
     from cutmix_zoo.evaluation.report_seeds import Average, Difference, Repeated
     from cutmix_zoo.evaluation.report_suites import SuiteText

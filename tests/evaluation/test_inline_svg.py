@@ -5,8 +5,10 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
+from cutmix_zoo.evaluation.cam_plots import draw_cams
+from cutmix_zoo.evaluation.figures import INK
 from cutmix_zoo.evaluation.inline_svg import inline_svg
-from cutmix_zoo.evaluation.plots import INK, draw_cams, draw_occlusion
+from cutmix_zoo.evaluation.plots import draw_occlusion
 from tests.evaluation.synthetic_findings import make_arrays, make_record
 
 

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.evaluation import plots
+from cutmix_zoo.evaluation.cam_plots import draw_cams
+from cutmix_zoo.evaluation.figures import COLOURS, plot_style
+from cutmix_zoo.evaluation.findings import load_arrays
 from cutmix_zoo.evaluation.plots import (
-    COLOURS,
     draw_box_accuracy,
     draw_budget,
-    draw_cams,
     draw_confusion,
     draw_corruptions,
     draw_in_between,
@@ -27,7 +27,6 @@ from cutmix_zoo.evaluation.plots import (
     draw_severity,
     draw_suite,
     draw_training,
-    load_arrays,
     save_plots,
 )
 from tests.evaluation.synthetic_findings import CLASSES, CORRUPTIONS, OOD_KINDS, make_arrays, make_findings, make_record
@@ -307,7 +306,7 @@ def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
     (shown,) = _legend(figure)
     assert len(shown) <= 44
     assert shown.strip()[:5] == name[:5]
-    with plots.plot_style():
+    with plot_style():
         figure.savefig(tmp_path / "a.png")
 
 
@@ -322,7 +321,7 @@ def test_control_characters_are_drawn_as_they_are_escaped(tmp_path: Path) -> Non
     assert budget.get_suptitle() == f"under attack, budget in {shown} space"
     assert _legend(budget) == [shown, "FGSM"]
     for figure in (confusion, budget):
-        with plots.plot_style():
+        with plot_style():
             figure.savefig(tmp_path / "a.png")
 
 
@@ -331,7 +330,7 @@ def test_a_title_is_not_wider_than_its_picture(draw: Any) -> None:
     record = make_record("ood" if draw is draw_ood else "calibration")
     for name in ("cifar_resnet20.cutmix_fmnist_augmented_long"[:length] for length in range(20, 45, 4)):
         figure = draw(name, record)
-        with plots.plot_style():
+        with plot_style():
             figure.draw_without_rendering()
         extent = figure._suptitle.get_window_extent()
         assert extent.x0 >= 0
