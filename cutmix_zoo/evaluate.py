@@ -386,7 +386,7 @@ def command(arguments: Sequence[str]) -> None:
     if given.output is not None:
         say(f"everything is in {given.output}")
         if find_spec("matplotlib") is None:
-            say("no pictures: they need matplotlib (pip install 'cutmix_zoo[plots]')")
+            say("no pictures: they need matplotlib (pip install matplotlib)")
 
 
 def _summarize(record: Mapping[str, Any]) -> str:

@@ -32,6 +32,8 @@ class KnownDataset:
     """What it is called in writing."""
     hub_id: str
     """Its name on the Hugging Face Hub."""
+    validation_split: str = "test"
+    """What its owners call the images that are our split ``validation``."""
 
 
 _FASHION_MNIST_CLASSES = (
@@ -108,6 +110,7 @@ _IMAGENET = KnownDataset(
     homepage="https://www.image-net.org",
     title="ImageNet-1k",
     hub_id="ILSVRC/imagenet-1k",
+    validation_split="validation",
 )
 
 KNOWN_DATASETS: dict[str, KnownDataset] = {
@@ -141,6 +144,7 @@ KNOWN_DATASETS: dict[str, KnownDataset] = {
             homepage="https://www.vision.caltech.edu/datasets/cub_200_2011/",
             title="CUB-200-2011",
             hub_id="bentrevett/caltech-ucsd-birds-200-2011",
+            validation_split="test",
         ),
     )
 }

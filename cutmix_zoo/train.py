@@ -224,7 +224,7 @@ def _summarize(job: Job, progress: Progress, prefix: str) -> dict[str, Any]:
 def _draw(draw: Callable[..., None], *arguments: Any, **options: Any) -> None:
     """Draw a picture if matplotlib is there; the numbers do not depend on it."""
     if find_spec("matplotlib") is None:
-        tqdm.write("no pictures: they need matplotlib (pip install 'cutmix_zoo[plots]')")
+        tqdm.write("no pictures: they need matplotlib (pip install matplotlib)")
     else:
         draw(*arguments, **options)
 

@@ -71,5 +71,6 @@ def test_the_wheel_holds_recipes_data_and_licences(installed: Path) -> None:
     assert sum(name.endswith("-ubyte.gz") for name in names) == 4
     for name in ("cifar_resnet8.cutmix_fmnist_mini", "cifar_resnet20.cutmix_fmnist"):
         assert f"cutmix_zoo/weights/{name}.safetensors" in names
-    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    for name in ("LICENSE", "cutmix_zoo/data/fashion_mnist_mini/LICENSE"):
+        assert any(each.endswith(f".dist-info/licenses/{name}") for each in names)
     assert not any(name.startswith(("tests/", "recipes/")) for name in names)

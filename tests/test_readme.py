@@ -17,7 +17,8 @@ from cutmix_zoo import mixing
 from cutmix_zoo.train import train
 from cutmix_zoo.training.recipe import load_recipe
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -157,21 +158,36 @@ def test_the_readme_lists_the_methods() -> None:
     assert {name: getattr(mixing, method, None) for name, method in rows} == mixing.METHODS
 
 
-def test_the_readme_names_every_command_and_recipe_key_it_uses() -> None:
+PAGES = ("README.md", "recipes/README.md", "results/README.md")
+
+
+def test_the_readme_names_every_command() -> None:
     from cutmix_zoo.cli import COMMANDS
+
+    assert set(re.findall(r"cutmix-zoo (\w+)", README)) - {"COMMAND"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_keys_of_recipes_that_a_page_names_exist(page: str) -> None:
     from cutmix_zoo.training.recipe_keys import recipe_keys
 
-    used = set(re.findall(r"cutmix-zoo (\w+)", README)) - {"COMMAND"}
-    assert used == set(COMMANDS)
-    keys = set(re.findall(r"--([a-z]+\.[a-z_]+)", README))
+    text = (ROOT / page).read_text(encoding="utf-8")
+    keys = set(re.findall(r"--(?:set )?([a-z]+\.[a-z_]+)", text))
     assert keys
     assert keys <= set(recipe_keys())
 
 
-def test_links_within_the_project_lead_somewhere() -> None:
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", README, flags=re.DOTALL), flags=re.MULTILINE)
-    anchors = {"#" + re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
-    assert any(link.startswith("#") for link in links)
-    for link in links:
-        assert link in anchors if link.startswith("#") else (Path(__file__).parents[1] / link).is_file(), link
+@pytest.mark.parametrize("page", PAGES)
+def test_links_within_the_project_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if not link.startswith("https://"):
+            place, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / place if place else ROOT / page
+            assert target.is_file(), link
+            assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""The README's shell blocks: our commands run in its order, on small data; what is launched is read by its parsers."""
+"""The shell blocks of the READMEs: our commands run on small data; what is launched is read by its parsers."""
 
 import re
 import shlex
@@ -17,8 +17,9 @@ from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.recipe import load_recipe
 from tests.conftest import random_image
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = [(ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "recipes/README.md")]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)]
 
 
 def commands_of(block: str) -> list[list[str]]:

@@ -8,11 +8,12 @@ import pytest
 
 from cutmix_zoo.evaluation.findings import csv_text
 from cutmix_zoo.evaluation.report_folders import read_folders
-from cutmix_zoo.evaluation.report_seeds import Average, averages, by_recipe, paired_difference
+from cutmix_zoo.evaluation.report_seeds import Average, Difference, averages, by_recipe, paired_difference
 from cutmix_zoo.evaluation.report_table import result_rows
 from cutmix_zoo.training.files import read_json
 from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_difference, recipe_head
 from cutmix_zoo.training.run import MAY_DIFFER
+from tests.results_text import interval, marked_interval
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -49,18 +50,12 @@ def test_a_run_is_of_the_shipped_recipe_and_finished_it(run: Path) -> None:
     assert re.fullmatch(r"[0-9a-f]{40}", summary["versions"]["commit"])
 
 
-def signed(value: float, decimals: int = 2) -> str:
-    return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-
-
 def accuracy_line(row: dict[str, str]) -> str:
     """Write a row of the README's first table of a setting as it stands there."""
     spread = f" \N{PLUS-MINUS SIGN} {float(row['top1_std']):.2f}" if row["top1_std"] else ""
     difference = "\N{EN DASH}"
     if row["difference"]:
-        centre, half = float(row["difference"]), float(row["difference_95"])
-        low, high = (signed(centre + side * half) for side in (-1, 1))
-        difference = f"{signed(centre)} ({low} to {high})"
+        difference = interval(Difference(float(row["difference"]), float(row["difference_95"]), 0))
     cells = [f"{float(row['top1']):.2f}{spread}", f"{float(row['best_top1']):.2f}", difference, row["seeds"]]
     return f"| `{row['recipe']}` | {' | '.join(cells)} |"
 
@@ -97,9 +92,7 @@ def suite_line(column: str, first: Average, second: Average) -> str:
     difference = paired_difference(first.by_seed, second.by_seed)
     assert difference is not None
     decimals = SUITE_COLUMNS[column]
-    low, high = (signed(difference.mean + side * difference.half_width, decimals) for side in (-1, 1))
-    text = f"{signed(difference.mean, decimals)} ({low} to {high})"
-    text = f"**{text}**" if abs(difference.mean) > difference.half_width else text
+    text = marked_interval(difference, decimals)
     return f" | {first.mean:.{decimals}f} | {second.mean:.{decimals}f} | {text} |"
 
 

@@ -43,7 +43,7 @@ def plot_style() -> Iterator[None]:
     try:
         import matplotlib as mpl
     except ImportError as error:
-        raise UserError("pictures need matplotlib: pip install 'cutmix_zoo[plots]'") from error
+        raise UserError("pictures need matplotlib: pip install matplotlib") from error
     with mpl.rc_context():
         mpl.rcdefaults()
         inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -83,7 +84,7 @@ def ood_sets(specs: Mapping[str, str] | None, subject: Subject) -> dict[str, Ood
     Args:
         specs: by name, a folder that is searched for images with all below it, or one of the words above; a folder of
             such a name is written ``./uniform``. ``None`` for all words that are possible, but ``digits`` where
-            scikit-learn is missing or the dataset is one of digits.
+            the dataset is one of digits, or with a warning where scikit-learn is missing.
         subject: whose dataset, input size and transform are taken.
 
     Returns:
@@ -220,6 +221,16 @@ def _digits(_: Subject) -> OodSet:
     return OodSet(_Digits(np.round(load_digits().images * (255 / 16)).astype(np.uint8)), "natural")
 
 
+def _has_digits() -> bool:
+    if importlib.util.find_spec("sklearn") is None:
+        warnings.warn(
+            "the set digits is left out, and averages over the sets are without it: pip install scikit-learn",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
 def _held_out_classes(subject: Subject) -> OodSet:
     settings = subject.settings
     if settings.only_classes is None:
@@ -248,6 +259,5 @@ OOD_WORDS = tuple(_MADE)
 
 def _is_default(word: str, subject: Subject) -> bool:
     if word == "digits":
-        of_digits = subject.settings.name.lower().rpartition("/")[2] in _OF_DIGITS
-        return not of_digits and importlib.util.find_spec("sklearn") is not None
+        return subject.settings.name.lower().rpartition("/")[2] not in _OF_DIGITS and _has_digits()
     return word != "held_out_classes" or subject.settings.only_classes is not None

@@ -65,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cutmix-zoo report",
         description="Write one page that sets evaluations and runs side by side: numbers, tables, figures, recipes.",
-        epilog="The page needs no other file. Figures need matplotlib (pip install 'cutmix_zoo[plots]').",
+        epilog="The page needs no other file. Figures need matplotlib (pip install matplotlib).",
         allow_abbrev=False,
     )
     add = parser.add_argument

@@ -59,7 +59,7 @@ def make_page(models: Sequence[Measured], command: str) -> str:
     title = f"cutmix_zoo on {known.title if known else dataset}, {split}"
     parts = [html.heading(title, 1), *_overview(models)]
     if find_spec("matplotlib") is None:
-        parts.append(html.paragraph("No figures: they need matplotlib (pip install 'cutmix_zoo[plots]').", "soft"))
+        parts.append(html.paragraph("No figures: they need matplotlib (pip install matplotlib).", "soft"))
     for suite in SUITES:
         with _blaming(suite, models):
             parts += _suite(suite, models)

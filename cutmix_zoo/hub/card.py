@@ -22,6 +22,8 @@ from cutmix_zoo.training.recipe import (
 from cutmix_zoo.training.run import MAY_DIFFER
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cutmix_zoo.known import KnownDataset
     from cutmix_zoo.training.settings import Recipe
     from cutmix_zoo.zoo import ZooEntry
@@ -133,7 +135,7 @@ def eval_results(facts: CardFacts) -> list[dict[str, Any]]:
         dataset_id=data.hub_id,
         task_id="image-classification",
         value=facts.results["top1"],
-        notes=f"{data.title}, {facts.results['split']}, {facts.results['count']:,} images; measured with cutmix_zoo",
+        notes=f"{data.title}, {_split(facts.results)}, {facts.results['count']:,} images; measured with cutmix_zoo",
     )
     return eval_result_entries_to_yaml([entry])
 
@@ -216,7 +218,7 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
             task_type="image-classification",
             dataset_type=known.hub_id if known else results["dataset"],
             dataset_name=known.title if known else results["dataset"],
-            dataset_split=results["split"],
+            dataset_split=_split(results),
             metric_type=metric,
             metric_name=title,
             metric_value=results[key],
@@ -224,6 +226,12 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
         for key, (metric, title, _) in METRICS.items()
         if key in results
     ]
+
+
+def _split(results: Mapping[str, Any]) -> str:
+    """Name the images as the dataset's owners do."""
+    known = known_dataset(results["dataset"])
+    return known.validation_split if known and results["split"] == "validation" else str(results["split"])
 
 
 def _what_it_is(facts: CardFacts) -> str:
@@ -242,7 +250,7 @@ def _what_it_is(facts: CardFacts) -> str:
     )
     described = facts.entry.description if facts.entry else facts.config["pretrained_cfg"].get("description")
     names = facts.config.get("label_names")
-    if described:
+    if described and not (facts.entry and recipe):  # of our own, the first sentence and the table say it
         text += f" {described}"
     if facts.entry is not None and facts.entry.page is not None:
         text += f" Its authors published it at {facts.entry.page}."
@@ -263,7 +271,7 @@ def _numbers(facts: CardFacts) -> str:
     ]
     where = known.title if known else results["dataset"]
     protocol = (
-        f"Measured on {results['count']:,} images of {where}, split `{results['split']}`, in one view each, with the "
+        f"Measured on {results['count']:,} images of {where}, split `{_split(results)}`, in one view each, with the "
         f"preprocessing of `config.json`{_seeds(facts)}."
     )
     table = "\n".join(["| metric | value |", "|---|---|", *rows])

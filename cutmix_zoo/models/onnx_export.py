@@ -79,7 +79,7 @@ def export_onnx(network: nn.Module, file: Path, *, opset: int | None = None) -> 
 def _check_packages() -> None:
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
-        raise UserError(f"ONNX needs {' and '.join(missing)}, not installed: pip install 'cutmix_zoo[onnx]'")
+        raise UserError(f"ONNX needs {' and '.join(missing)}, not installed: pip install {' '.join(missing)}")
 
 
 def _check_size(network: nn.Module) -> None:

@@ -174,5 +174,4 @@ def _need_tracker(name: str) -> None:
     try:
         import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError as error:
-        install = f"'cutmix_zoo[{name}]'" if name == "tensorboard" else name
-        raise UserError(f"runtime.trackers names {name}, which is not installed: pip install {install}") from error
+        raise UserError(f"runtime.trackers names {name}, which is not installed: pip install {name}") from error

@@ -247,8 +247,8 @@ class RuntimeSettings:
     """Where and how the run is carried out. Precision and processes belong to ``accelerate launch``.
 
     Args:
-        mix_on: mix in the loader's workers (``collate``) or after the transfer (``device``); box methods give the
-            same batches bit for bit. Maps inside the network can only be mixed on the ``device``.
+        mix_on: mix in the loader's workers (``collate``) or after the transfer (``device``); both give the same
+            batches, on the CPU bit for bit. Maps inside the network can only be mixed on the ``device``.
         micro_batch: images of a forward pass and process; a batch is done in so many passes, the last of which may be
             smaller, whose gradients are added up to the batch's. ``None`` for one pass; ``auto`` to halve
             the passes until they fit into the GPU's memory. Batch statistics are those of a pass.

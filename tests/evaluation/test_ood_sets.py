@@ -174,7 +174,8 @@ def test_by_default_there_is_what_needs_no_files(name: str, expected: list[str])
 
 def test_digits_are_no_default_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    assert list(ood_sets(None, subject())) == MADE
+    with pytest.warns(UserWarning, match="digits is left out.*pip install scikit-learn"):
+        assert list(ood_sets(None, subject())) == MADE
 
 
 def held_out(**settings: Any) -> tuple[OodSet, Any]:

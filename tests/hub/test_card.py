@@ -53,7 +53,7 @@ def test_metadata_is_complete_and_passes_the_hubs_check() -> None:
     assert result["dataset"] == {
         "name": "Fashion-MNIST",
         "type": "zalando-datasets/fashion_mnist",
-        "split": "validation",
+        "split": "test",
     }
     assert {each["type"]: each["value"] for each in result["metrics"]} == {
         "accuracy": RESULTS["top1"],
@@ -78,7 +78,7 @@ def test_results_in_the_hubs_new_format_are_those_of_the_card() -> None:
 def test_the_text_has_the_numbers_with_their_protocol() -> None:
     card = make_card(facts())
     assert "| top-1 accuracy | 94.04 % |" in card
-    assert "Measured on 10,000 images of Fashion-MNIST, split `validation`" in card
+    assert "Measured on 10,000 images of Fashion-MNIST, split `test`" in card
     assert (
         "one run, seed 0, weights after the last epoch, number 30; the best epoch, number 25, had 94.11 % top-1" in card
     )

@@ -1,0 +1,74 @@
+"""The advice of the results: which alpha, which probability, how many epochs; its tables are made of the runs kept."""
+
+import re
+import shlex
+import statistics
+from pathlib import Path
+
+import pytest
+
+from cutmix_zoo.evaluation.report_seeds import paired_difference
+from cutmix_zoo.sweep import Trial, make_parser, make_trials, parse_axis
+from cutmix_zoo.training.files import read_json
+from cutmix_zoo.training.overrides import split_overrides
+from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_difference
+from cutmix_zoo.training.run import MAY_DIFFER
+from tests.results_text import marked_interval
+
+RESULTS = Path(__file__).parents[1] / "results"
+TEXT = (RESULTS / "README.md").read_text(encoding="utf-8")
+FROM_DATA = ("model.in_chans", "model.num_classes", "data.input_size", "data.mean", "data.std")
+CASES = sorted(folder.name.removesuffix("-baseline") for folder in (RESULTS / "advice").glob("*-baseline"))
+
+
+def trials_of(sweep: str) -> list[Trial]:
+    """List the runs of a folder, as the command that stands in the text would make them."""
+    (command,) = re.findall(rf"^.*-m cutmix_zoo\.sweep (.* advice/{sweep})$", TEXT.replace("\\\n", " "), re.MULTILINE)
+    options, rest = make_parser().parse_known_args(shlex.split(command))
+    return make_trials(options.config, dict(map(parse_axis, options.axes)), options.seeds, split_overrides(rest))
+
+
+def top1(sweep: str) -> dict[tuple[str, ...], dict[int, float]]:
+    """Return the accuracies of a folder: by the point of the grid, then by the seed."""
+    found: dict[tuple[str, ...], dict[int, float]] = {}
+    for trial in trials_of(sweep):
+        summary = read_json(RESULTS / "advice" / sweep / trial.name / "summary.json")
+        found.setdefault(tuple(trial.setting.values()), {})[trial.recipe.seed] = summary["top1"]
+    return found
+
+
+def mean_and_spread(by_seed: dict[int, float]) -> str:
+    return f"{statistics.mean(by_seed.values()):.2f} \N{PLUS-MINUS SIGN} {statistics.stdev(by_seed.values()):.2f}"
+
+
+def advice_lines(case: str) -> list[str]:
+    """Write the rows of a case's table as they stand in the text; bold where the interval excludes zero."""
+    baseline, mixed = top1(f"{case}-baseline"), top1(f"{case}-cutmix")
+    lengths = list(baseline)
+    lines = [f"| baseline | | {' | '.join(mean_and_spread(baseline[length]) for length in lengths)} |"]
+    for alpha, prob in dict.fromkeys(point[:2] for point in mixed):
+        cells = []
+        for length in lengths:
+            by_seed = mixed[alpha, prob, *length]
+            difference = paired_difference(baseline[length], by_seed)
+            assert difference is not None
+            cells.append(f"{mean_and_spread(by_seed)}, {marked_interval(difference)}")
+        lines.append(f"| {alpha} | {prob} | {' | '.join(cells)} |")
+    return lines
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_table_is_made_of_the_runs(case: str) -> None:
+    assert "\n".join(advice_lines(case)) in TEXT
+
+
+@pytest.mark.parametrize("sweep", [f"{case}-{method}" for case in CASES for method in ("baseline", "cutmix")])
+def test_the_runs_are_those_of_the_command(sweep: str) -> None:
+    trials = {trial.name: trial.recipe for trial in trials_of(sweep)}
+    assert trials.keys() == {folder.name for folder in (RESULTS / "advice" / sweep).iterdir()}
+    for name, recipe in trials.items():
+        folder = RESULTS / "advice" / sweep / name
+        trained = load_recipe(folder / "recipe.yaml")
+        assert not recipe_difference(recipe_dict(recipe), recipe_dict(trained), (*MAY_DIFFER, *FROM_DATA))
+        summary = read_json(folder / "summary.json")
+        assert (summary["epochs"], summary["mixed_precision"]) == (recipe.schedule.epochs, "bf16")
