@@ -18,7 +18,8 @@ from tests.results_text import marked_interval
 RESULTS = Path(__file__).parents[1] / "results"
 TEXT = (RESULTS / "README.md").read_text(encoding="utf-8")
 FROM_DATA = ("model.in_chans", "model.num_classes", "data.input_size", "data.mean", "data.std")
-CASES = sorted(folder.name.removesuffix("-baseline") for folder in (RESULTS / "advice").glob("*-baseline"))
+CASES = ("scratch-1000",)
+METHODS = ("baseline", "cutmix")
 
 
 def trials_of(sweep: str) -> list[Trial]:
@@ -57,12 +58,16 @@ def advice_lines(case: str) -> list[str]:
     return lines
 
 
+def test_every_folder_is_of_a_case() -> None:
+    assert {folder.name for folder in (RESULTS / "advice").iterdir()} == {f"{a}-{b}" for a in CASES for b in METHODS}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_table_is_made_of_the_runs(case: str) -> None:
     assert "\n".join(advice_lines(case)) in TEXT
 
 
-@pytest.mark.parametrize("sweep", [f"{case}-{method}" for case in CASES for method in ("baseline", "cutmix")])
+@pytest.mark.parametrize("sweep", [f"{case}-{method}" for case in CASES for method in METHODS])
 def test_the_runs_are_those_of_the_command(sweep: str) -> None:
     trials = {trial.name: trial.recipe for trial in trials_of(sweep)}
     assert trials.keys() == {folder.name for folder in (RESULTS / "advice" / sweep).iterdir()}

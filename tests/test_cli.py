@@ -180,6 +180,11 @@ def test_the_gallery_takes_no_overrides(tmp_path: Path) -> None:
             ["models", "--models", "a*", "b", "--batch-size=2", "--device=cpu", "--no-compile", "--seconds=0.5"],
             [(["a*", "b"],), {"batch_size": 2, "device": "cpu", "compiled": False, "seconds": 0.5}],
         ),
+        (["train"], [(None,), {"batch_size": 128, "repeats": 9}]),
+        (
+            ["train", "--model=cifar_resnet14", "--batch-size=64", "--repeats=3"],
+            [("cifar_resnet14",), {"batch_size": 64, "repeats": 3}],
+        ),
     ],
 )
 def test_bench_prints_a_table_and_writes_json(
@@ -189,8 +194,9 @@ def test_bench_prints_a_table_and_writes_json(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    module = f"cutmix_zoo.bench.{options[0]}"
-    monkeypatch.setattr(f"{module}.bench_{options[0]}", lambda *args, **settings: [args, settings])
+    name = {"train": "training"}.get(options[0], options[0])
+    module = f"cutmix_zoo.bench.{name}"
+    monkeypatch.setattr(f"{module}.bench_{name}", lambda *args, **settings: [args, settings])
     monkeypatch.setattr(f"{module}.format_table", lambda result: f"table of {result}")
     command(["bench", *options, "--json", str(tmp_path / "b.json")])
     assert capsys.readouterr().out == f"table of {given}\n"
@@ -287,7 +293,7 @@ def test_no_command_overwrites_a_file(tmp_path: Path) -> None:
     mine = tmp_path / "mine.png"
     mine.write_text("precious")
     gallery = ["preview", "--gallery", "--output"]
-    benches = [["bench", what, "--json"] for what in ("mixing", "models")]
+    benches = [["bench", what, "--json"] for what in ("mixing", "models", "train")]
     export = ["export", "no_such_model", "--format", "onnx", "--output"]
     for arguments in (["preview", "--config", "quickstart", "--output"], gallery, *benches, export):
         with pytest.raises(UserError, match="exists and is not overwritten"):
@@ -304,3 +310,10 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m cutmix_zoo.cli list | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize("option", ["--private", "--create-pr"])
+def test_a_row_of_the_zoo_is_of_what_everybody_can_load(option: str, tmp_path: Path) -> None:
+    row = ["--zoo-json", str(tmp_path / "zoo.json"), option]
+    with pytest.raises(UserError, match="it goes with neither --private nor --create-pr"):
+        command(["publish", str(tmp_path), "--repo", "me/cifar_resnet8.mine", *row])

@@ -30,6 +30,7 @@ from cutmix_zoo.known import KNOWN_DATASETS
         ("hflip", -0.5, "a number from 0 to 1"),
         ("color_jitter", -0.1, "at least 0"),
         ("lighting", -0.1, "at least 0"),
+        ("resident", "yes", "true, false or auto, got 'yes'"),
         ("crop_pct", 0.0, r"in \(0, 1\]"),
         ("crop_pct", 1.1, r"in \(0, 1\]"),
     ],

@@ -1,6 +1,8 @@
 """What is published of a run, and what must not be."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.hub.bundle import Bundle, check_repo, check_token, make_bundle
+from cutmix_zoo.hub.bundle import Bundle, check_bundle, check_repo, check_token, make_bundle
 from cutmix_zoo.hub.importer import import_checkpoint
 from cutmix_zoo.models import export_model
 from cutmix_zoo.store import file_sha256
@@ -219,6 +221,16 @@ def test_what_does_not_fit_together_is_refused(
     change(run)
     with pytest.raises(UserError, match=message):
         make_bundle(run, tmp_path / "bundle", REPO)
+
+
+def test_a_card_without_what_the_hub_asks_for_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    check_bundle(bundle)
+    poor = replace(bundle, folder=tmp_path / "poor")
+    shutil.copytree(bundle.folder, poor.folder)
+    card = re.sub(r"^(license|pipeline_tag):.*\n", "", bundle.card, flags=re.MULTILINE)
+    (poor.folder / "README.md").write_text(card, encoding="utf-8")
+    with pytest.raises(UserError, match="the card lacks license, pipeline_tag; complete"):
+        check_bundle(poor)
 
 
 def test_a_token_that_is_known_is_looked_for_too(bundle: Bundle) -> None:

@@ -201,11 +201,11 @@ def test_methods_are_values(mix: MixMethod) -> None:
 def test_masks_are_pasted_or_refused(mix: MixMethod, dtype: torch.dtype) -> None:
     masks = (torch.arange(7 * 12 * 20).view(7, 12, 20) % 5).to(dtype)
     before, plan = masks.clone(), draw(mix, 7, 12, 20)
-    try:
-        mixed = plan.apply_masks(masks)
-    except ValueError as error:
-        assert "blends images, so a pixel of the mask would have several classes" in str(error)  # noqa: PT017
+    if any(f"{method.__name__}(" in repr(mix) for method in (Mixup, SmoothMix)):
+        with pytest.raises(ValueError, match="blends images, so a pixel of the mask would have several classes"):
+            plan.apply_masks(masks)
         return
+    mixed = plan.apply_masks(masks)
     assert (mixed.dtype, mixed.shape) == (dtype, masks.shape)
     assert set(mixed.unique().tolist()) <= {0, 1, 2, 3, 4, 255}
     assert torch.equal(masks, before)

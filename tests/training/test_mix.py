@@ -176,3 +176,8 @@ def test_maps_cannot_be_mixed_in_the_collate(tiny_recipe: Recipe) -> None:
     with pytest.raises(ValueError, match=r"^runtime\.mix_on must be device, because mix reaches the maps"):
         replace(tiny_recipe, mix=Chain([Cutout(), FeatureMix(Mixup())]), runtime=runtime)
     assert replace(tiny_recipe, mix=FeatureMix(Mixup(), [0]), runtime=runtime).runtime == runtime
+
+
+def test_images_that_stay_on_the_device_are_not_mixed_in_the_collate(tiny_options: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=r"data\.resident must be auto or false where runtime\.mix_on is collate"):
+        load_recipe("quickstart", {**tiny_options, "data.resident": "true", "runtime.mix_on": "collate"})
