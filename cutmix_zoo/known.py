@@ -32,8 +32,10 @@ class KnownDataset:
     """What it is called in writing."""
     hub_id: str
     """Its name on the Hugging Face Hub."""
+    validation_images: int | None
+    """How many images to validate on it has; ``None`` for what is made of another dataset's."""
     validation_split: str = "test"
-    """What its owners call the images that are our split ``validation``."""
+    """What its owners call them."""
 
 
 _FASHION_MNIST_CLASSES = (
@@ -86,6 +88,7 @@ _FASHION_MNIST = KnownDataset(
     homepage="https://github.com/zalandoresearch/fashion-mnist",
     title="Fashion-MNIST",
     hub_id="zalando-datasets/fashion_mnist",
+    validation_images=10_000,
 )
 _CIFAR10 = KnownDataset(
     name="cifar10",
@@ -98,6 +101,7 @@ _CIFAR10 = KnownDataset(
     homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
     title="CIFAR-10",
     hub_id="uoft-cs/cifar10",
+    validation_images=10_000,
 )
 _IMAGENET = KnownDataset(
     name="imagenet",
@@ -110,6 +114,7 @@ _IMAGENET = KnownDataset(
     homepage="https://www.image-net.org",
     title="ImageNet-1k",
     hub_id="ILSVRC/imagenet-1k",
+    validation_images=50_000,
     validation_split="validation",
 )
 
@@ -117,7 +122,12 @@ KNOWN_DATASETS: dict[str, KnownDataset] = {
     known.name: known
     for known in (
         _FASHION_MNIST,
-        replace(_FASHION_MNIST, name="fashion_mnist_mini", title="Fashion-MNIST (10,000 + 2,000 of its images)"),
+        replace(
+            _FASHION_MNIST,
+            name="fashion_mnist_mini",
+            title="Fashion-MNIST (10,000 + 2,000 of its images)",
+            validation_images=None,
+        ),
         replace(
             _FASHION_MNIST,
             name="fashion_mnist_canvas",
@@ -125,6 +135,7 @@ KNOWN_DATASETS: dict[str, KnownDataset] = {
             mean=_CANVAS_MEAN,
             std=_CANVAS_STD,
             title="Fashion-MNIST on canvases of 56 x 56",
+            validation_images=None,
         ),
         _CIFAR10,
         replace(
@@ -144,10 +155,14 @@ KNOWN_DATASETS: dict[str, KnownDataset] = {
             homepage="https://www.vision.caltech.edu/datasets/cub_200_2011/",
             title="CUB-200-2011",
             hub_id="bentrevett/caltech-ucsd-birds-200-2011",
+            validation_images=5_794,
             validation_split="test",
         ),
     )
 }
+
+_VALIDATION = ("validation", "val", "test")
+"""What timm and torchvision call the one split that has labels, beside the training split."""
 
 _OTHER_NAMES = {
     **dict.fromkeys(("imagenet_1k", "imagenet_1k_wds", "imagenet2012"), "imagenet"),
@@ -178,3 +193,32 @@ def known_dataset(name: str) -> KnownDataset | None:
     """
     last = name.rsplit("/", 1)[-1].lower().replace("-", "_")
     return KNOWN_DATASETS.get(_OTHER_NAMES.get(last, last))
+
+
+def canonical_name(name: str) -> str:
+    """Return our name for a dataset, or the one given for a dataset that is not in the table."""
+    known = known_dataset(name)
+    return known.name if known else name
+
+
+def whole_validation(name: str, split: str, count: int | None) -> KnownDataset | None:
+    """Say of which known dataset some images are all that it is validated on.
+
+    Args:
+        name: of the dataset they are from, as for :func:`known_dataset`.
+        split: of it, as :func:`~cutmix_zoo.data.settings.validation_name` says it.
+        count: how many they are.
+
+    Returns:
+        ``None`` for a part of them, or images held out of the training split.
+
+    Example:
+        >>> whole_validation("torch/cifar100", "validation", 10_000).title
+        'CIFAR-100'
+        >>> whole_validation("torch/cifar100", "0.2 of train", 10_000) is None
+        True
+    """
+    known = known_dataset(name)
+    if known is None or split not in _VALIDATION or count is None or count != known.validation_images:
+        return None
+    return known

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from cutmix_zoo.data.datasets import dataset_size
 from cutmix_zoo.errors import OneProcessError, Preempted, UserError, one_line, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
-from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.pictures import draw_curves
 from cutmix_zoo.training.checkpoint import Progress, load_checkpoint, read_progress
 from cutmix_zoo.training.dry_run import describe_cost, dry_run
@@ -133,7 +132,7 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     accelerator = job.accelerator
     try:
         if job.recipe.runtime.trackers:
-            run = {"name": job.recipe.name, "config": recipe_dict(public_recipe(job.recipe))}
+            run = {"name": _tracked_name(job.recipe.name, folder), "config": recipe_dict(public_recipe(job.recipe))}
             accelerator.init_trackers("cutmix_zoo", init_kwargs={"wandb": run, "trackio": run})
         with _within_memory(), stop_requests() as stop:
             if accelerator.is_main_process:
@@ -146,9 +145,14 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
         raise
     finally:
         job.train_loader.close()
-    for tracker in accelerator.trackers:
-        tracker.finish()  # not end_training: a later run in these processes could not start
+        for tracker in accelerator.trackers:
+            tracker.finish()  # not end_training: a later run in these processes could not start
     return summary
+
+
+def _tracked_name(recipe: str, folder: RunFolder) -> str:
+    """Name a run for a tracker: by its recipe, and its folder where that has another name, as in a sweep."""
+    return recipe if folder.path.name == recipe else f"{recipe}/{folder.path.name}"
 
 
 @contextmanager
@@ -175,21 +179,14 @@ def _finish(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     """Write what a finished run has more: the model, the curves, and last what says that it is finished."""
     prefix, network = list(job.networks.items())[-1]
     summary = _summarize(job, progress, prefix)
-    data = job.recipe.data
     with writing(folder):
-        export_model(
-            network,
-            folder.model,
-            data_config={key: getattr(data, key) for key in DATA_KEYS},
-            label_names=job.splits.classes,
-            provenance={
-                "tag": job.recipe.name,
-                "description": f"Trained with cutmix_zoo {summary['versions']['cutmix_zoo']} on {data.name}.",
-                "recipe": recipe_dict(public_recipe(job.recipe)),
-                "summary": summary,
-            },
-            model_args=job.recipe.model.args,
-        )
+        provenance = {
+            "tag": job.recipe.name,
+            "description": f"Trained with cutmix_zoo {summary['versions']['cutmix_zoo']} on {job.recipe.data.name}.",
+            "recipe": recipe_dict(public_recipe(job.recipe)),
+            "summary": summary,
+        }
+        job.export(network, folder.model, provenance)
         _draw(draw_curves, progress.metrics, folder.plots / "curves.png", title=job.recipe.name)
         folder.write_status("finished")
         write_json(folder.summary_file, summary)
@@ -243,7 +240,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", required=True, metavar="FILE_OR_NAME", help="a recipe file, or a shipped recipe's name"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="the run's folder (default: runs/<recipe name>)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="the run's folder (default: that of the checkpoint of --resume, else runs/<recipe name>)",
+    )
     parser.add_argument(
         "--resume", metavar="auto|PATH", help="go on from the folder's newest sound checkpoint, or from this one"
     )

@@ -406,3 +406,12 @@ def test_without_arguments_all_is_as_in_python(monkeypatch: pytest.MonkeyPatch) 
 def test_all_suites_and_all_samples_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     found = told(["model", "--suite", "all", "--samples", "all"], monkeypatch)
     assert (found["names"], found["samples"]) == (None, None)
+
+
+def test_a_stream_is_evaluated_into_a_folder(exported: Path, webdataset_folder: Path, tmp_path: Path) -> None:
+    options = EvaluateOptions(root=str(webdataset_folder), workers=0)
+    numbers = evaluate(str(exported), "wds/", ["accuracy"], tmp_path / "out", options)["accuracy"]
+    predictions = np.load(tmp_path / "out" / "predictions.npz")
+    assert numbers["count"] == 24
+    assert predictions["name"].tolist() == [str(place) for place in range(24)]
+    assert predictions["label"].tolist() == [place % 3 for place in range(24)]

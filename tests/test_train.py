@@ -210,6 +210,19 @@ def test_the_summary_does_not_say_where_a_local_model_lies(finished: tuple[Recip
         assert str(folder) not in (tmp_path / "run" / file).read_text()
 
 
+def test_a_network_of_a_folder_keeps_the_arguments_that_shaped_it(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    short = replace(tiny_recipe, schedule=replace(tiny_recipe.schedule, epochs=1, warmup_epochs=0))
+    first = replace(short, model=replace(short.model, name="cifar_resnet20", args={"depth": 14}))
+    train(first, tmp_path / "first")
+    second = replace(short, model=replace(short.model, name=f"local-dir:{tmp_path}/first/model", pretrained=True))
+    train(second, tmp_path / "second")
+    assert load_recipe(tmp_path / "second" / "recipe.yaml").model.args == {"depth": 14}
+    loaded = timm.create_model(f"local-dir:{tmp_path}/second/model", pretrained=True)
+    assert sum(value.numel() for value in loaded.parameters()) == sum(
+        value.numel() for value in timm.create_model("cifar_resnet14", in_chans=1, num_classes=10).parameters()
+    )
+
+
 def test_an_average_that_came_later_has_the_best_of_its_own_epochs(
     finished: tuple[Recipe, Path], tmp_path: Path
 ) -> None:
@@ -506,9 +519,20 @@ def test_trackers_get_the_recipe_without_the_place_of_its_data(
     assert names == ("cutmix_zoo",)
     for tracker in ("wandb", "trackio"):
         arguments = options["init_kwargs"][tracker]
-        assert arguments["name"] == "quickstart"
+        assert arguments["name"] == "quickstart/run"
         assert arguments["config"]["data"]["root"] is None
         assert arguments["config"]["optimizer"]["lr"] == short.optimizer.lr
+
+
+def test_trackers_of_a_run_that_fails_are_finished_too(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished: list[object] = []
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.finish", finished.append)
+    wild = replace(tiny_recipe, optimizer=replace(tiny_recipe.optimizer, lr=1e30))
+    with pytest.raises(UserError, match="not finite"):
+        train(replace(wild, runtime=replace(wild.runtime, trackers=("tensorboard",))), tmp_path / "run")
+    assert len(finished) == 1
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_says_where(

@@ -77,7 +77,7 @@ class ImageNetC(Dataset[tuple[Image.Image, int]]):
         condition, place = divmod(index, len(self.labels))
         corruption, severity = CONDITIONS[condition]
         path = self.root / corruption / str(severity) / self.names[place]
-        return read_image(path, path), int(self.labels[place])
+        return read_image(path), int(self.labels[place])
 
 
 def _classes(root: Path) -> tuple[str, ...]:

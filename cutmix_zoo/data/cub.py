@@ -70,7 +70,7 @@ class CUB200(Dataset[tuple[Image.Image, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return read_image(self.paths[index], self.paths[index]), int(self.targets[index])
+        return read_image(self.paths[index]), int(self.targets[index])
 
     def filename(self, index: int) -> str:
         """Return the path of an image."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import operator
 import os
 import warnings
 from dataclasses import replace
@@ -310,7 +311,7 @@ def _input_key(settings: DataSettings) -> str | None:
 
 
 def _read_file(path: str) -> Image.Image:
-    return read_image(path, path)
+    return read_image(path)
 
 
 class Readable(Dataset[tuple[Image.Image, int]]):
@@ -334,7 +335,7 @@ class Readable(Dataset[tuple[Image.Image, int]]):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         file, label = self.reader[index]
         with file:
-            return read_image(file, self.filename(index)), label
+            return read_image(file, lambda: self.filename(index)), label
 
 
 def _read_everything(dataset: Any) -> None:
@@ -451,9 +452,17 @@ def need_labels(dataset: Any, settings: DataSettings, consequence: str, instead:
         instead: what to do then.
 
     Raises:
-        UserError: when the dataset does not tell them without reading the images.
+        UserError: when the dataset does not tell them without reading the images, or its labels are no whole numbers.
     """
     labels = None if is_stream(settings.name) else known_labels(dataset)
+    iter_targets = getattr(getattr(dataset, "reader", None), "iter_targets", None)
+    if labels is None and iter_targets is not None:
+        try:
+            labels = np.asarray([operator.index(label) for label in iter_targets()])
+        except (LookupError, TypeError) as error:
+            raise UserError(
+                f"cannot read the labels of {settings.name}: {one_line(error)}; check data.target_key"
+            ) from error
     if labels is None:
         raise UserError(
             f"{settings.name} does not tell its labels without reading its images: {consequence}; {instead}"

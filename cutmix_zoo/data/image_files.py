@@ -12,18 +12,18 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from cutmix_zoo.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 # a damaged file makes Pillow raise any of these; ValueError is for what is too large to be unpacked
 _READ_ERRORS = (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-def read_image(file: Any, name: str | Path) -> Image.Image:
+def read_image(file: Any, name: Callable[[], object] | None = None) -> Image.Image:
     """Read an image and decode it, as its file has it: of any mode, and not turned as its EXIF data may ask.
 
     Args:
         file: what ``PIL.Image.open`` takes: a path, or a file that is open.
-        name: what to call it in the error.
+        name: says what to call it in the error, where ``file`` itself does not.
 
     Raises:
         UserError: if it cannot be read or decoded.
@@ -32,7 +32,7 @@ def read_image(file: Any, name: str | Path) -> Image.Image:
         with Image.open(file) as image:
             image.load()
     except _READ_ERRORS as error:
-        raise UserError(f"cannot read image {name}: {one_line(error)}") from error
+        raise UserError(f"cannot read image {name() if name else file}: {one_line(error)}") from error
     return image
 
 

@@ -45,16 +45,20 @@ class Prepare:
 
     def __call__(self, image: Any, label: Any) -> tuple[Tensor, int]:
         """Return the tensor and the label as an int."""
+        return self.transform(image), self.check_label(label)
+
+    def check_label(self, label: Any) -> int:
+        """Return the label as an int."""
         try:
-            label = operator.index(label)
+            number = operator.index(label)
         except TypeError:
             raise UserError(f"a label must be one whole number, got {label!r}: check data.target_key") from None
-        if not 0 <= label < self.num_classes:
+        if not 0 <= number < self.num_classes:
             raise UserError(
-                f"label {label} is outside the {self.num_classes} classes: expected 0 to {self.num_classes - 1}; "
+                f"label {number} is outside the {self.num_classes} classes: expected 0 to {self.num_classes - 1}; "
                 "set the number of classes to that of the dataset"
             )
-        return self.transform(image), label
+        return number
 
 
 class Keyed(Dataset[Sample]):

@@ -160,7 +160,7 @@ class _Files(Dataset[Sample]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        return read_image(self.files[index], self.files[index]), 0
+        return read_image(self.files[index]), 0
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cutmix_zoo.known import known_dataset
+from cutmix_zoo.known import whole_validation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_VALIDATION = ("validation", "val", "test")  # what timm and torchvision call the one split that has labels
-_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 50_000, "cub200": 5_794}
 _BEST = "The paper reports the epoch that is best on these same images."
 
 
@@ -162,13 +160,11 @@ def paper_table(suite: str, record: Mapping[str, Any], architecture: str | None)
         >>> paper_table("accuracy", record, "cifar_resnet20") is None
         True
     """
-    dataset = _dataset(str(record["dataset"]))
     find = _FIND.get(suite)
-    if find is None or architecture is None or record["split"] not in _VALIDATION:
+    known = whole_validation(str(record["dataset"]), record["split"], record.get("count"))
+    if find is None or architecture is None or known is None or not _is_prepared_as_there(suite, record, known.name):
         return None
-    if record.get("count") != _IMAGES.get(dataset) or not _is_prepared_as_there(suite, record, dataset):
-        return None
-    return find(record, dataset, architecture)
+    return find(record, known.name, architecture)
 
 
 def _is_prepared_as_there(suite: str, record: Mapping[str, Any], dataset: str) -> bool:
@@ -177,11 +173,6 @@ def _is_prepared_as_there(suite: str, record: Mapping[str, Any], dataset: str) -
         return (record["input_size"], record["resized_to"]) == ([224, 224], [256, 256])
     expected = ([3, 32, 32], 1.0) if dataset.startswith("cifar") else ([3, 224, 224], 0.875)
     return (record.get("input_size"), record.get("crop_pct")) == expected
-
-
-def _dataset(name: str) -> str:
-    known = known_dataset(name)
-    return known.name if known else name
 
 
 def _accuracy(_: Mapping[str, Any], dataset: str, architecture: str) -> PaperTable | None:

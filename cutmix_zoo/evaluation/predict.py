@@ -108,7 +108,7 @@ def predict(
 def _read(file: Path, transform: Transform) -> Tensor | str:
     """Read and transform an image, or say why that cannot be done."""
     try:
-        return transform(read_image(file, file))
+        return transform(read_image(file))
     except UserError as error:
         return str(error)
 

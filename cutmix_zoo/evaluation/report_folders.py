@@ -17,7 +17,7 @@ from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.evaluation.names import distinct_end, visible
 from cutmix_zoo.evaluation.report_suites import SUITES
 from cutmix_zoo.evaluation.results import ResultFolder
-from cutmix_zoo.known import known_dataset
+from cutmix_zoo.known import canonical_name
 from cutmix_zoo.store import WEIGHTS_FILE, file_sha256
 from cutmix_zoo.training.files import read_json
 from cutmix_zoo.training.recipe import dump_recipe, load_recipe, make_recipe, public_recipe
@@ -248,13 +248,8 @@ def _check_data(measured: Measured, first: Measured) -> None:
     """Check that a folder is of the same data as the first, in all its files."""
     heads = [measured.data, *((record["dataset"], record["split"]) for record in measured.records.values())]
     for dataset, split in heads:
-        if (_canonical(dataset), split) != (_canonical(first.data[0]), first.data[1]):
+        if (canonical_name(dataset), split) != (canonical_name(first.data[0]), first.data[1]):
             raise UserError(
                 f"{measured.folder} is of {dataset} ({split}) and {first.folder} of {first.data[0]} "
                 f"({first.data[1]}): a report compares models on the same images; make one for each."
             )
-
-
-def _canonical(name: str) -> str:
-    known = known_dataset(name)
-    return known.name if known else name

@@ -74,7 +74,11 @@ def _by_seed(group: Sequence[Measured]) -> list[tuple[Measured, ...]]:
 
 
 def _exported_name(model: Measured) -> str:
-    return visible(f"{model.architecture}.{model.run.recipe.name}") if model.run else model.name
+    if model.run is None:
+        return model.name
+    recipe = model.run.recipe
+    # what was trained from a folder or the Hub, and not evaluated, does not say its architecture
+    return visible(f"{model.architecture}.{recipe.name}" if model.architecture else recipe.name)
 
 
 def _alike(first: Measured, second: Measured) -> bool:

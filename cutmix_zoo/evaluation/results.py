@@ -11,6 +11,7 @@ import safetensors.torch
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.findings import csv_text
+from cutmix_zoo.evaluation.subject import is_random_access
 from cutmix_zoo.training.files import read_json, write_json, write_text
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ def sample_names(dataset: Any, count: int) -> list[str]:
         dataset: what :func:`cutmix_zoo.data.datasets.open_split` returned.
         count: its number of images.
     """
-    name_of = getattr(dataset, "filename", str)
+    # timm's streams have the attribute, and no name behind it
+    name_of = getattr(dataset, "filename", str) if is_random_access(dataset) else str
     return [name_of(index) for index in range(count)]
 
 

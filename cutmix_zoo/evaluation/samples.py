@@ -95,10 +95,14 @@ class _Located(Dataset[Any]):
     def __getitem__(self, position: int) -> tuple[int, Tensor, int] | str:
         index = int(self.indices[position])
         try:
-            sample = read_sample(self.dataset, index)
+            image, label = read_sample(self.dataset, index)
         except UserError as error:
             return str(error)
-        return index, *self.prepare(*sample)
+        try:
+            pixels = self.prepare.transform(image)
+        except UserError as error:
+            return f"sample {index} cannot be prepared: {error}"
+        return index, pixels, self.prepare.check_label(label)
 
 
 class _LocatedStream(IterableDataset[Any]):

@@ -10,7 +10,7 @@ from timm.models import get_pretrained_cfg, is_model, model_entrypoint
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.hub.method import method_of, mix_settings, other_settings
-from cutmix_zoo.known import known_dataset
+from cutmix_zoo.known import known_dataset, whole_validation
 from cutmix_zoo.training.recipe import (
     find_shipped,
     load_recipe,
@@ -128,14 +128,14 @@ def make_card(facts: CardFacts) -> str:
 
 def eval_results(facts: CardFacts) -> list[dict[str, Any]]:
     """List the measured top-1 accuracy in the format of ``.eval_results/*.yaml``; empty if there is none to list."""
-    data = facts.results and known_dataset(facts.results["dataset"])
+    data = facts.results and _benchmark(facts.results)
     if not facts.results or not data or "top1" not in facts.results:
         return []
     entry = EvalResultEntry(
         dataset_id=data.hub_id,
         task_id="image-classification",
         value=facts.results["top1"],
-        notes=f"{data.title}, {_split(facts.results)}, {facts.results['count']:,} images; measured with cutmix_zoo",
+        notes=f"{data.title}, {data.validation_split}, {facts.results['count']:,} images; measured with cutmix_zoo",
     )
     return eval_result_entries_to_yaml([entry])
 
@@ -212,11 +212,11 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
     results = facts.results
     if not results:
         return []
-    known = known_dataset(results["dataset"])
+    known, benchmark = known_dataset(results["dataset"]), _benchmark(results)
     return [
         EvalResult(
             task_type="image-classification",
-            dataset_type=known.hub_id if known else results["dataset"],
+            dataset_type=benchmark.hub_id if benchmark else results["dataset"],
             dataset_name=known.title if known else results["dataset"],
             dataset_split=_split(results),
             metric_type=metric,
@@ -228,10 +228,15 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
     ]
 
 
+def _benchmark(results: Mapping[str, Any]) -> KnownDataset | None:
+    """Say of which dataset of the Hub the results are; not of one of which they are a part."""
+    return whole_validation(results["dataset"], results["split"], results["count"])
+
+
 def _split(results: Mapping[str, Any]) -> str:
-    """Name the images as the dataset's owners do."""
-    known = known_dataset(results["dataset"])
-    return known.validation_split if known and results["split"] == "validation" else str(results["split"])
+    """Name the images, as the dataset's owners do where it is theirs."""
+    benchmark = _benchmark(results)
+    return benchmark.validation_split if benchmark else str(results["split"])
 
 
 def _what_it_is(facts: CardFacts) -> str:
@@ -359,14 +364,24 @@ def _training(facts: CardFacts) -> str:
         "versions": versions,
     }
     table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in rows.items())])
+    if recipe.model.name.startswith("local-dir:"):
+        return f"{table}\n\nThe weights that the training started from are not published, so it cannot be repeated."
     kept = "`recipe.yaml` in this repository is the whole recipe: " if facts.repo else ""
-    config = "recipe.yaml" if facts.repo else recipe.name
-    if recipe.data.name not in _IN_THE_PACKAGE:
-        config += " --data.root FOLDER"
     return (
-        f"{table}\n\n{kept}`accelerate launch -m cutmix_zoo.train --config {config}` trains it again; on the CPU, "
-        "with the same versions and number of threads, to the bit."
+        f"{table}\n\n{kept}`{_training_command(facts, recipe)}` trains it again; on the CPU, with the same versions "
+        "and number of threads, to the bit."
     )
+
+
+def _training_command(facts: CardFacts, recipe: Recipe) -> str:
+    """Write the command that repeats the training, with as many processes and the same precision."""
+    summary = facts.summary
+    launch = f"--num_processes {summary['processes']} --mixed_precision {summary['mixed_precision']}"
+    if summary["device"].startswith("CPU") and summary["processes"] == 1:
+        launch = f"--cpu {launch}"
+    config = "recipe.yaml" if facts.repo else f"{recipe.name} --seed {recipe.seed}"
+    data = "" if recipe.data.name in _IN_THE_PACKAGE else " --data.root FOLDER"
+    return f"accelerate launch {launch} -m cutmix_zoo.train --config {config}{data}"
 
 
 def _precision(summary: dict[str, Any]) -> str:

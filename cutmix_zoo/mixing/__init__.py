@@ -21,7 +21,7 @@ from cutmix_zoo.mixing.cutmix import CutMix
 from cutmix_zoo.mixing.cutout import Cutout
 from cutmix_zoo.mixing.drawing import plan_for
 from cutmix_zoo.mixing.erase_plan import ErasePlan
-from cutmix_zoo.mixing.feature import FeatureMix, FeaturePlan, mix_features, needs_network
+from cutmix_zoo.mixing.feature import FeatureMix, FeaturePlan, mix_features, mixes_maps_last, needs_network
 from cutmix_zoo.mixing.fmix import FMix
 from cutmix_zoo.mixing.gridmix import GridMix
 from cutmix_zoo.mixing.joined_plans import ChoicePlan, SequencePlan, concatenate
@@ -78,6 +78,7 @@ __all__ = [
     "map_sizes",
     "mix_features",
     "mixed_accuracy",
+    "mixes_maps_last",
     "needs_network",
     "plan_for",
     "two_term_loss",

@@ -13,7 +13,7 @@ import torch
 from cutmix_zoo.checks import require, require_choice, require_fraction
 from cutmix_zoo.mixing.joined_plans import ChoicePlan, SequencePlan
 from cutmix_zoo.mixing.method import Context, MixMethod
-from cutmix_zoo.mixing.pairing import Per, numpy_generator
+from cutmix_zoo.mixing.pairing import Per, numpy_generator, torch_generator
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
 
 
@@ -66,11 +66,11 @@ class OneOf:
         choice = rng.choice(len(self.mixes), size=count, p=weights / weights.sum())
         shape = (batch_size, height, width)
         if self.per == "batch":
-            return self.mixes[choice[0]].draw(*shape, generator=_generator(rng), **context)
+            return self.mixes[choice[0]].draw(*shape, generator=torch_generator(rng), **context)
         if self.per == "pair":
             index = np.arange(batch_size)
             choice = choice[np.minimum(index, batch_size - 1 - index)]
-        parts = tuple(mix.draw(*shape, generator=_generator(rng), **context) for mix in self.mixes)
+        parts = tuple(mix.draw(*shape, generator=torch_generator(rng), **context) for mix in self.mixes)
         if all(isinstance(part, IdentityPlan) for part in parts):
             return IdentityPlan(*shape)
         return ChoicePlan(*shape, parts, torch.from_numpy(choice))
@@ -107,7 +107,7 @@ class Chain:
         """Draw how a batch is mixed; see :meth:`~cutmix_zoo.mixing.method.MixMethod.draw`."""
         rng = numpy_generator(generator)
         shape = (batch_size, height, width)
-        parts = [mix.draw(*shape, generator=_generator(rng), **context) for mix in self.mixes]
+        parts = [mix.draw(*shape, generator=torch_generator(rng), **context) for mix in self.mixes]
         mixing = tuple(part for part in parts if not isinstance(part, IdentityPlan))
         return SequencePlan(*shape, mixing) if mixing else IdentityPlan(*shape)
 
@@ -161,7 +161,7 @@ class Scheduled:
         prob = self.start + (self.end - self.start) * progress
         if rng.random() >= prob or (progress >= self.off_from and self.off_from < 1):
             return IdentityPlan(batch_size, height, width)
-        return self.mix.draw(batch_size, height, width, generator=_generator(rng), **context)
+        return self.mix.draw(batch_size, height, width, generator=torch_generator(rng), **context)
 
 
 def check_method(name: str, mix: object) -> None:
@@ -177,7 +177,3 @@ def _as_methods(settings: OneOf | Chain, mixes: Sequence[MixMethod]) -> None:
     for mix in mixes:
         check_method("mixes", mix)
     object.__setattr__(settings, "mixes", mixes)
-
-
-def _generator(rng: np.random.Generator) -> torch.Generator:
-    return torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))

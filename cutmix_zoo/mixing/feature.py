@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from cutmix_zoo.checks import require
 from cutmix_zoo.mixing.blend_plan import BlendPlan
-from cutmix_zoo.mixing.compose import check_method
+from cutmix_zoo.mixing.compose import Chain, OneOf, check_method
 from cutmix_zoo.mixing.joined_plans import JoinedPlan, SequencePlan
 from cutmix_zoo.mixing.maps import as_map, bare_model, is_channels_last, module_of, stages_of
 from cutmix_zoo.mixing.method import Context, MixMethod
-from cutmix_zoo.mixing.pairing import numpy_generator
+from cutmix_zoo.mixing.pairing import numpy_generator, torch_generator
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan, bits_of
 from cutmix_zoo.mixing.rows import stack
 
@@ -93,7 +93,7 @@ class FeatureMix:
         """Draw where and how a batch is mixed; see :meth:`~cutmix_zoo.mixing.method.MixMethod.draw`."""
         rng = numpy_generator(generator)
         depth = self.depths[int(rng.integers(len(self.depths)))]
-        inner_generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
+        inner_generator = torch_generator(rng)
         sizes = self._sizes(height, width, context.get("map_sizes"))
         if depth == 0:
             return self.mix.draw(batch_size, height, width, generator=inner_generator, **context)
@@ -244,6 +244,23 @@ def needs_network(mix: MixMethod) -> bool:
         (False, True)
     """
     return deepest(mix) > 0
+
+
+def mixes_maps_last(mix: MixMethod) -> bool:
+    """Tell whether a method mixes maps after all images, and for a whole batch, whatever it draws.
+
+    Example:
+        >>> from cutmix_zoo.mixing import Chain, Cutout, Mixup
+        >>> maps = FeatureMix(Mixup())
+        >>> mixes_maps_last(Chain([Cutout(), maps])), mixes_maps_last(Chain([maps, Cutout()]))
+        (True, False)
+    """
+    inner = inner_methods(mix)
+    if isinstance(mix, Chain):
+        images_only = inner[:-1]
+    else:
+        images_only = inner if isinstance(mix, OneOf) and mix.per != "batch" else []
+    return not any(map(needs_network, images_only)) and all(map(mixes_maps_last, inner))
 
 
 def feature_part(plan: MixPlan) -> FeaturePlan | None:

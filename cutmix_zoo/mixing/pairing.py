@@ -104,3 +104,8 @@ def numpy_generator(generator: torch.Generator) -> np.random.Generator:
     if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
         raise TypeError(f"generator must be a torch.Generator on the CPU, got {generator!r}")
     return np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
+
+
+def torch_generator(rng: np.random.Generator) -> torch.Generator:
+    """Seed a torch generator with one integer from a NumPy generator, for a method within a method."""
+    return torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))

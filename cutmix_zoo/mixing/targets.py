@@ -43,7 +43,7 @@ class LamAndPartner:
 
     @property
     def partner(self: Mixed) -> Tensor:
-        """(B,) int64: the other source of each image; the image itself where nothing is mixed.
+        """(B,) int64: the other source of each image; without a meaning where ``lam`` is 1.
 
         Raises:
             ValueError: if an image may have more than two sources.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from cutmix_zoo.errors import UserError
+from cutmix_zoo.store import file_sha256
 from cutmix_zoo.training.files import read_json
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def save_checkpoint(folder: Path, progress: Progress, state: TrainState) -> Path
             _write(part / "average.safetensors", save(average, metadata={"format": "pt"}))
         rest = {"progress": asdict(progress), "optimizer": rest, "scaler": scaler}
         _write(part / _STATE, _json(rest))
-        _write(part / _SUMS, _json({file.name: _sha256(file) for file in sorted(part.iterdir())}))
+        _write(part / _SUMS, _json({file.name: file_sha256(file) for file in sorted(part.iterdir())}))
         _sync(part)
         # one of the same name, as after a resume from it, stays until the new one is in its place
         old = final.with_name(f"{final.name}.old")
@@ -214,7 +214,7 @@ def check_checkpoint(checkpoint: Path) -> None:
         raise UserError(f"{checkpoint / _SUMS} is damaged; resume from another checkpoint.") from error
     for name, expected in sums.items():
         file = checkpoint / name
-        if not file.is_file() or _sha256(file) != expected:
+        if not file.is_file() or file_sha256(file) != expected:
             raise UserError(
                 f"{file} is missing or damaged (its sha256 is not {expected}); resume from another checkpoint."
             )
@@ -285,7 +285,8 @@ def _shape_difference(old: dict[str, Tensor], new: dict[str, Tensor]) -> str:
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # copies, of which each has its memory to itself: weights may be tied, which safetensors refuses
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -320,11 +321,6 @@ def _write(file: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +20,7 @@ from tqdm import tqdm
 from cutmix_zoo.data.datasets import is_stream
 from cutmix_zoo.data.resident import ResidentLoader
 from cutmix_zoo.data.sampler import eval_indices
+from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.training.checkpoint import Progress, check_optimizer
 from cutmix_zoo.training.gradient import GradientGuard
 from cutmix_zoo.training.launch import synchronize
@@ -68,7 +71,7 @@ class Cost:
 
 
 def dry_run(job: Job, evaluate: Evaluate) -> Cost:
-    """Train on a few batches, evaluate a few, and see whether a checkpoint can be made.
+    """Train on a few batches, evaluate a few, and see whether checkpoint and export can be made.
 
     Args:
         job: what would be trained; afterwards its weights are others.
@@ -77,6 +80,7 @@ def dry_run(job: Job, evaluate: Evaluate) -> Cost:
     Raises:
         UserError: for what would end the run.
     """
+    _check_export(job)
     # the first batches wait in the workers' queues already: they say nothing of how fast loading is
     ahead = 0 if isinstance(job.train_loader, ResidentLoader) else 2 * job.recipe.data.workers
     first, *steps = _time_steps(job, 1 + ahead + max(STEPS, ahead))
@@ -92,6 +96,15 @@ def dry_run(job: Job, evaluate: Evaluate) -> Cost:
         checkpoint=_checkpoint_size(job.state),
         memory=_peak_memory(job.accelerator.device),
     )
+
+
+def _check_export(job: Job) -> None:
+    """Export the network as it is, which nothing but the end of the run would otherwise try."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            job.export(job.network, Path(folder), {})
+        except ValueError as error:
+            raise UserError(f"the run could not export its model at its end: {one_line(error)}") from error
 
 
 def _time_steps(job: Job, count: int) -> list[float]:

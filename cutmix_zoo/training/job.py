@@ -24,6 +24,7 @@ from cutmix_zoo.data.transforms import to_input
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.mixing import IdentityPlan, MixPlan
 from cutmix_zoo.models.drop_block import set_drop_block_progress
+from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.training.checkpoint import TrainState
 from cutmix_zoo.training.environment import versions
 from cutmix_zoo.training.launch import sum_over_processes
@@ -35,12 +36,14 @@ from cutmix_zoo.training.network import (
     complete_input,
     make_network,
     make_optimizer,
+    saved_args,
 )
 from cutmix_zoo.training.schedule import make_schedule
 from cutmix_zoo.training.splits import Splits, open_splits, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from accelerate import Accelerator
     from timm.scheduler.scheduler import Scheduler
@@ -153,6 +156,17 @@ class Job:
         """Add a tensor up over the processes."""
         return sum_over_processes(self.accelerator, sums)
 
+    def export(self, network: nn.Module, folder: Path, provenance: Mapping[str, Any]) -> None:
+        """Write a network of the run as a folder that timm loads, with what the recipe says of it."""
+        export_model(
+            network,
+            folder,
+            data_config={key: getattr(self.recipe.data, key) for key in DATA_KEYS},
+            label_names=self.splits.classes,
+            provenance=provenance,
+            model_args=self.recipe.model.args,
+        )
+
     def mixed(self, batch: tuple[Tensor, Tensor], epoch: int, step: int) -> tuple[Tensor, Tensor, MixPlan]:
         """Make of a loaded batch what the model is trained on.
 
@@ -203,6 +217,8 @@ def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         splits = open_splits(recipe, world_size)
     recipe = resolve(recipe, splits.classes)
     network = make_network(recipe)
+    # what a folder or the Hub says of a network's shape is part of what is trained, and exported
+    recipe = replace(recipe, model=replace(recipe.model, args={**saved_args(network), **recipe.model.args}))
     if recipe.runtime.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if recipe.runtime.sync_bn and world_size > 1:

@@ -61,7 +61,7 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
     check_launch()
     for tracker in trackers:
         _need_tracker(tracker)
-    # imported here: it takes a second, which `import cutmix_zoo` should not
+    # imported here: it takes a second, which what only asks for the process's rank need not wait for
     from accelerate import Accelerator
     from accelerate.utils import ProjectConfiguration
 

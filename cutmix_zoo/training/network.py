@@ -97,6 +97,12 @@ def make_network(recipe: Recipe) -> nn.Module:
         ) from error
 
 
+def saved_args(network: nn.Module) -> dict[str, Any]:
+    """Return the arguments that shaped a network whose folder or Hub repository has them, as timm keeps them."""
+    saved: dict[str, Any] = getattr(network, "pretrained_model_args", {})
+    return {key: value for key, value in saved.items() if key not in ("in_chans", "num_classes")}
+
+
 def classifiers(network: nn.Module) -> tuple[nn.Module, ...]:
     """List what makes logits of features; some networks of timm have two of them."""
     found = network.get_classifier()  # type: ignore[operator]  # torch types every attribute as a tensor

@@ -25,7 +25,7 @@ _STEPS = 50
 
 
 def draw_preview(recipe: Recipe, splits: Splits, file: Path) -> None:
-    """Draw the first batch of a run that is mixed, exactly as one process would train on it.
+    """Draw the first batch of a run that is mixed, as one process trains on it; of a stream, with one worker.
 
     With no mixing method, or where none of the first batches is mixed, the first batch is drawn as it is. Where maps
     inside the network are mixed, the images are not, and the shares are those of maps of the images' size.

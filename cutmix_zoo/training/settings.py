@@ -13,7 +13,7 @@ import cutmix_zoo.models  # noqa: F401  registers our models, so that a recipe m
 from cutmix_zoo.checks import require, require_choice, require_count, require_positive
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import did_you_mean
-from cutmix_zoo.mixing import MixMethod, needs_network
+from cutmix_zoo.mixing import MixMethod, mixes_maps_last, needs_network
 from cutmix_zoo.models.regularize import BlockRegularizers
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
@@ -98,7 +98,8 @@ class OptimizerSettings:
         lr: learning rate for the recipe's ``data.batch_size``.
         momentum: momentum of SGD-like optimizers.
         weight_decay: weight decay.
-        decay_all: decay every parameter, as the CutMix authors do; ``False`` spares biases and norms, as timm does.
+        decay_all: decay every parameter, as the CutMix authors do, but what a network itself exempts
+            (``no_weight_decay``, such as position embeddings); ``False`` spares biases and norms too, as timm does.
         backbone_lr_scale: learning rate of all but the classifier, as a multiple of ``lr``; ``None`` for ``lr`` itself.
         layer_decay: factor of the learning rate from each layer to the one in front of it, in (0, 1); ``None`` for one
             rate for all, or for those of ``backbone_lr_scale``.
@@ -336,6 +337,11 @@ class Recipe:
         require(
             not (inside and self.runtime.mix_on == "collate"),
             "runtime.mix_on must be device, because mix reaches the maps inside the network, got collate",
+        )
+        require(
+            self.mix is None or mixes_maps_last(self.mix),
+            "mix must mix maps after all images and for a whole batch: put feature_mix last in a chain, and into "
+            "one_of with per: batch",
         )
         require(
             not (self.data.resident is True and self.mix is not None and self.runtime.mix_on == "collate"),

@@ -291,7 +291,11 @@ def test_hugging_face_datasets(image_folder: Path, monkeypatch: pytest.MonkeyPat
     with Image.open(rows[5]["picture"]) as expected:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
     assert label == 1
+    held_out = replace(settings, val_fraction=0.25, only_classes=(0, 2))
+    assert [open_split(held_out, split).targets.tolist() for split in ("train", "val")] == [[0, 0, 0, 1, 1, 1], [0, 1]]
     label_named_wrong = replace(settings, target_key="genus")
+    with pytest.raises(UserError, match=r"cannot read the labels of hfds/someone/pets: .*check data.target_key"):
+        open_split(replace(label_named_wrong, val_fraction=0.25), "train")
     with pytest.raises(UserError, match=r"genus|check data.target_key"):
         Keyed(open_split(label_named_wrong, "train"), Prepare(pil_to_tensor, 3), seed=0)[SampleKey(0, 0, 0)]
     gc.collect()

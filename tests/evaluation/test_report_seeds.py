@@ -34,6 +34,11 @@ def test_runs_of_one_recipe_are_taken_together_whatever_their_names_and_places(t
     assert baseline.name == "cifar_resnet20.baseline"
 
 
+def test_a_network_whose_architecture_is_not_known_is_called_by_its_recipe(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(seed), seed=seed, name="mine", **{"model.name": "hf-hub:a/b"}) for seed in (0, 1)]
+    assert [each.name for each in grouped(*runs)] == ["mine"]
+
+
 @pytest.mark.parametrize("change", [{"schedule.epochs": "13"}, {"mix.alpha": "0.5"}, {"ema.decay": "0.9"}])
 def test_another_recipe_is_another_model(tmp_path: Path, change: dict[str, str]) -> None:
     assert len(grouped(write_run(tmp_path / "a", seed=0), write_run(tmp_path / "b", seed=1, **change))) == 2

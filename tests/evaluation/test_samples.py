@@ -85,3 +85,12 @@ def test_an_image_is_given_as_it_is(tmp_path: Path) -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     batch = next(iter(Samples([(Image.fromarray(pixels), 2)], PREPARE, [0], batch_size=9)))
     assert batch.images.tolist() == [[pixels.tolist()]]
+
+
+def test_what_cannot_be_prepared_is_left_out_and_named(image_folder: Path) -> None:
+    Image.new("F", (9, 9), 0.5).save(image_folder / "val" / "bee" / "1.png", "TIFF")
+    settings = DataSettings("folder", root=str(image_folder), input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
+    samples = Samples(open_split(settings, "val"), Prepare(eval_transform(settings), 3), range(6), batch_size=6)
+    assert places(samples) == [[0, 1, 2, 4, 5]]
+    (said,) = samples.unreadable
+    assert said.startswith("sample 3 cannot be prepared: ")

@@ -72,7 +72,26 @@ def test_results_in_the_hubs_new_format_are_those_of_the_card() -> None:
     assert (entry["dataset"]["id"], entry["value"]) == ("zalando-datasets/fashion_mnist", RESULTS["top1"])
     assert "10,000 images" in entry["notes"]
     assert eval_results(facts(results=None)) == []
-    assert eval_results(facts(results={**RESULTS, "dataset": "folder"})) == [], "no dataset of the Hub"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"dataset": "folder"},
+        {"dataset": "fashion_mnist_canvas"},
+        {"dataset": "fashion_mnist_mini", "count": 2000},
+        {"split": "validation, 2 classes only", "count": 2000},
+        {"split": "0.2 of train", "count": 12_000},
+        {"split": "0.16667 of train"},
+        {"count": 9999},
+    ],
+)
+def test_what_is_no_whole_dataset_of_the_hub_is_not_published_as_one(part: dict[str, Any]) -> None:
+    partial = facts(results={**RESULTS, **part})
+    assert eval_results(partial) == []
+    (result,) = metadata(make_card(partial))["model-index"][0]["results"]
+    assert result["dataset"]["type"] == part.get("dataset", RESULTS["dataset"])
+    assert result["dataset"]["split"] == part.get("split", "validation")
 
 
 def test_the_text_has_the_numbers_with_their_protocol() -> None:
@@ -208,3 +227,21 @@ def test_the_authors_weights_are_theirs() -> None:
 def test_names_cannot_break_out_of_a_table() -> None:
     recipe = trained_by("quickstart", name='"a | b"')
     assert "| recipe | `a \\| b`: 12 epochs" in make_card(facts(recipe))
+
+
+def test_the_command_that_repeats_a_training_is_that_of_the_run() -> None:
+    assert (
+        "`accelerate launch --cpu --num_processes 1 --mixed_precision no -m cutmix_zoo.train --config recipe.yaml "
+        "--data.root FOLDER` trains it again"
+    ) in make_card(facts())
+    shipped = make_card(facts(name=NAME, repo=None, entry=zoo_table()[NAME]))
+    assert "--config fashion_mnist_resnet20_cutmix --seed 0 --data.root FOLDER`" in shipped
+    summary = {**CONFIG["provenance"]["summary"], "device": "NVIDIA H100", "processes": 4, "mixed_precision": "bf16"}
+    several = {**CONFIG, "provenance": {**CONFIG["provenance"], "summary": summary}}
+    assert "`accelerate launch --num_processes 4 --mixed_precision bf16 -m" in make_card(facts(config=several))
+
+
+def test_a_training_that_began_with_weights_of_a_folder_cannot_be_repeated() -> None:
+    card = make_card(facts(trained_by("quickstart", model__name="local-dir:model", model__pretrained="true")))
+    assert "The weights that the training started from are not published, so it cannot be repeated." in card
+    assert "accelerate launch" not in card

@@ -234,3 +234,17 @@ def test_a_state_that_would_need_a_pickle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be saved without pickles .* choose another optimizer.name"):
         save_checkpoint(tmp_path, Progress({}, [{}]), TrainState(model, optimizer))
     assert list_checkpoints(tmp_path) == []
+
+
+def test_tied_weights_come_back_tied(tmp_path: Path) -> None:
+    def tied(seed: int) -> nn.Module:
+        torch.default_generator.manual_seed(seed)
+        one, other = nn.Linear(3, 3), nn.Linear(3, 3)
+        other.weight = one.weight
+        return nn.Sequential(one, other)
+
+    model, other = tied(0), tied(1)
+    make_state = [TrainState(each, create_optimizer_v2(each, "sgd", lr=0.1), None) for each in (model, other)]
+    load_checkpoint(save_checkpoint(tmp_path, Progress({}), make_state[0]), make_state[1])
+    assert other[0].weight is other[1].weight
+    assert all(torch.equal(there, here) for there, here in zip(other.parameters(), model.parameters(), strict=True))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cutmix_zoo.data.loaders import EvalLoader
+from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.train import command
 from cutmix_zoo.training.checkpoint import Progress, save_checkpoint
@@ -100,6 +101,15 @@ def test_it_writes_nothing(
     command(["--config", "quickstart", "--dry-run", *options])
     assert capsys.readouterr().out.endswith("Nothing was written.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_would_fail_at_the_end_is_found_out(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tiny_recipe, make_accelerator())
+    job.network.pretrained_cfg["architecture"] = "cifar_resnet14"  # another one than it is
+    with pytest.raises(UserError, match="the run could not export its model at its end: timm cannot load this model"):
+        dry_run(job, evaluate_accuracy)
 
 
 def test_what_would_end_the_run_is_found_out(tmp_path: Path) -> None:

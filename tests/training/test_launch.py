@@ -26,7 +26,7 @@ def test_other_launches_pass(environment: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("name", "module", "install"),
     [
-        ("tensorboard", "torch.utils.tensorboard", r"'cutmix_zoo\[tensorboard\]'"),
+        ("tensorboard", "torch.utils.tensorboard", "tensorboard"),
         ("wandb", "wandb", "wandb"),
         ("trackio", "trackio", "trackio"),
     ],

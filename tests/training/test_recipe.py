@@ -231,6 +231,16 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
         ),
         (MINIMAL + "mix:\n  name: cutmix\n  minmax: [0.1]\n", 10, ["mix.minmax: expected a list of 2 float or null"]),
         (
+            MINIMAL + "mix:\n  name: chain\n  mixes: [{name: feature_mix, mix: {name: mixup}}, {name: cutmix}]\n",
+            8,
+            ["mix must mix maps after all images and for a whole batch: put feature_mix last in a chain"],
+        ),
+        (
+            MINIMAL + "mix:\n  name: one_of\n  per: sample\n  mixes: [{name: feature_mix, mix: {name: mixup}}]\n",
+            8,
+            ["mix must mix maps after all images and for a whole batch", "into one_of with per: batch"],
+        ),
+        (
             CHAIN + "runtime:\n  mix_on: collate\n",
             19,
             ["runtime.mix_on must be device, because mix reaches the maps inside the network, got collate"],
