@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import signal
 import socket
 import tarfile
@@ -14,9 +15,11 @@ os.environ["CUTMIX_ZOO_HOME"] = str(Path(__file__).with_name("no_store"))  # wha
 
 import numpy as np
 import pytest
+import timm
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import nn
 
 import cutmix_zoo.pictures
 from cutmix_zoo.data.idx import write_idx
@@ -97,6 +100,17 @@ def tiny_options(tiny_data: Path) -> dict[str, str]:
 @pytest.fixture
 def tiny_recipe(tiny_options: dict[str, str]) -> Recipe:
     return load_recipe("quickstart", tiny_options)
+
+
+@pytest.fixture(scope="session")
+def shipped() -> nn.Module:
+    return timm.create_model("cifar_resnet8.cutmix_fmnist_mini", pretrained=True).eval()
+
+
+def global_states() -> tuple[Any, ...]:
+    """What Python, NumPy and torch would draw from next."""
+    _, keys, place, *_ = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), keys.tolist(), place, torch.get_rng_state().tolist()
 
 
 def random_image(seed: int, height: int, width: int, mode: str = "RGB") -> Image.Image:

@@ -12,7 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from cutmix_zoo.data.keyed import Keyed, KeyedStream, Plain, PlainStream, Prepare
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import SampleKey, Stream, isolated_rng
-from tests.conftest import png_bytes, random_image
+from tests.conftest import global_states, png_bytes, random_image
 
 
 def noisy(image: Image.Image) -> Tensor:
@@ -49,11 +49,6 @@ class Source:
             if index == self.broken:
                 raise RuntimeError("shard ended")
             yield random_image(index, 4, 5), index % 3
-
-
-def global_states() -> tuple[Any, ...]:
-    _, keys, place, *_ = np.random.get_state()  # noqa: NPY002
-    return random.getstate(), keys.tolist(), place, torch.get_rng_state().tolist()
 
 
 def test_a_sample_is_a_function_of_seed_epoch_and_index() -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,7 +18,7 @@ from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.data.transforms import eval_transform, train_transform
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import SampleKey, Stream, isolated_rng
-from tests.conftest import random_image
+from tests.conftest import global_states, random_image
 
 SETTINGS = DataSettings("torch/cifar10", input_size=(3, 8, 9), batch_size=6, workers=0, pad=2, color_jitter=0.2)
 
@@ -72,11 +71,6 @@ def same(first: list[Any], second: list[Any], *, but_the_process: bool = False) 
     )
 
 
-def states() -> tuple[Any, ...]:
-    _, keys, place, *_ = np.random.get_state()  # noqa: NPY002
-    return random.getstate(), keys.tolist(), place, torch.get_rng_state().tolist()
-
-
 def test_training_batches_are_what_their_keys_say() -> None:
     loader = make()
     assert len(loader) == 3
@@ -93,14 +87,14 @@ def test_training_batches_are_what_their_keys_say() -> None:
 
 def test_workers_change_nothing_and_stay_from_epoch_to_epoch() -> None:
     alone, helped = make(), make(with_workers(2))
-    before, processes = states(), set()
+    before, processes = global_states(), set()
     for epoch, start in ((0, 0), (1, 0), (5, 2), (0, 0)):
         with_two = list(helped.epoch(epoch, start))
         assert same(list(alone.epoch(epoch, start)), with_two, but_the_process=True)
         processes |= {int(rows[0, -1]) for _, rows in with_two}
     assert len(processes) == 2
     assert os.getpid() not in processes
-    assert states() == before, "the main process's own generators are not touched"
+    assert global_states() == before, "the main process's own generators are not touched"
 
 
 def test_closing_stops_the_workers_and_another_epoch_starts_new_ones() -> None:
@@ -193,7 +187,7 @@ def test_a_defect_keeps_its_type() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_sees_every_image_once(workers: int) -> None:
     transform = eval_transform(SETTINGS)
-    before = states()
+    before = global_states()
     for world_size in (1, 3):
         seen = []
         for rank in range(world_size):
@@ -211,7 +205,7 @@ def test_evaluation_sees_every_image_once(workers: int) -> None:
                     seen.append(place)
                     place += world_size
         assert sorted(seen) == list(range(20))
-    assert states() == before
+    assert global_states() == before
 
 
 def test_a_part_of_the_training_set_can_be_evaluated() -> None:
@@ -302,9 +296,9 @@ def test_a_stream_has_the_keys_of_its_batches(workers: int) -> None:
 def test_a_stream_repeats_any_epoch_whatever_came_before(workers: int) -> None:
     settings = with_workers(workers)
     loader = make(settings, stream())
-    before = states()
+    before = global_states()
     epochs = [list(loader.epoch(epoch)) for epoch in range(3)]
-    assert states() == before
+    assert global_states() == before
     orders = [[label for _, rows in epoch for label in rows[:, 0].tolist()] for epoch in epochs]
     assert orders[0] != orders[1], "the reader's own shuffle is another one each epoch"
     assert same(list(make(settings, stream()).epoch(2)), epochs[2], but_the_process=True)

@@ -22,11 +22,6 @@ from cutmix_zoo.evaluation.preprocessing import with_preprocessing
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def shipped() -> nn.Module:
-    return timm.create_model("cifar_resnet8.cutmix_fmnist_mini", pretrained=True).eval()
-
-
 def coloured(**config: Any) -> nn.Module:
     """A network for three channels whose preprocessing does all there is to be done."""
     asked = {"input_size": (3, 24, 24), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), "interpolation": "bicubic"}
