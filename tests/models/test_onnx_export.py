@@ -123,7 +123,7 @@ def test_a_file_that_exists_is_refused(tmp_path: Path) -> None:
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name.startswith("onnx") else 1)
-    with pytest.raises(UserError, match="onnxruntime.*pip install onnx onnxscript onnxruntime"):
+    with pytest.raises(UserError, match=r"onnxruntime.*pip install onnx onnxscript onnxruntime"):
         export_onnx(Computes(torch.relu), tmp_path / "net.onnx")
 
 
