@@ -50,10 +50,10 @@ def test_an_image_is_read_as_its_file_has_it(tmp_path: Path) -> None:
     image, exif = Image.new("RGBA", (3, 5), "red"), Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     image.save(tmp_path / "a.png", exif=exif)
-    found = read_image(tmp_path / "a.png", "a")
+    found = read_image(tmp_path / "a.png")
     assert (found.mode, found.size, found.tobytes()) == ("RGBA", (3, 5), image.tobytes())
     with (tmp_path / "a.png").open("rb") as file:
-        assert read_image(file, "a").tobytes() == image.tobytes()
+        assert read_image(file).tobytes() == image.tobytes()
 
 
 @pytest.mark.filterwarnings("ignore:Truncated File Read")  # Pillow's, of TIFF, before it gives up
@@ -65,14 +65,14 @@ def test_every_damage_is_one_line_with_the_name(tmp_path: Path) -> None:
         for damaged in (b"", content[:4], content[:50], content[: len(content) // 2]):
             (tmp_path / "broken").write_bytes(damaged)
             with pytest.raises(UserError, match=r"^cannot read image my\.name: .") as caught:
-                read_image(tmp_path / "broken", "my.name")
+                read_image(tmp_path / "broken", lambda: "my.name")
             assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"cannot read image gone"):
-        read_image(tmp_path / "gone", "gone")
+    with pytest.raises(UserError, match=r"cannot read image .*/gone: "):
+        read_image(tmp_path / "gone")
 
 
 def test_an_image_too_large_to_be_unpacked_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (20, 20)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UserError, match="cannot read image a: Image size"):
-        read_image(tmp_path / "a.png", "a")
+    with pytest.raises(UserError, match=r"cannot read image .*/a\.png: Image size"):
+        read_image(tmp_path / "a.png")

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from cutmix_zoo.hub.bundle import Bundle, make_bundle
+from cutmix_zoo.known import KNOWN_DATASETS
 from cutmix_zoo.train import train
 from cutmix_zoo.training.recipe import load_recipe
+from tests.conftest import TEST_IMAGES
 
 REPO = "tester/cifar_resnet8.mine"
 
@@ -35,5 +37,8 @@ def run(published_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bundle(published_run: Path, tmp_path: Path) -> Bundle:
+def bundle(published_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """What is published of that run, as if its few images were all of Fashion-MNIST's test images."""
+    whole = replace(KNOWN_DATASETS["fashion_mnist"], validation_images=TEST_IMAGES)
+    monkeypatch.setitem(KNOWN_DATASETS, "fashion_mnist", whole)
     return make_bundle(published_run, tmp_path / "bundle", REPO, "apache-2.0")

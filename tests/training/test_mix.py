@@ -135,8 +135,6 @@ def test_a_network_that_cannot_be_mixed_inside_is_refused_before_training(tiny_r
 @pytest.mark.parametrize(
     ("mix", "sizes", "message"),
     [
-        (OneOf([FeatureMix(Mixup(), [1]), CutMix()], per="sample"), ((28, 28), (28, 28)), "put FeatureMix last"),
-        (Chain([FeatureMix(Mixup(), [1]), CutMix()]), ((28, 28), (28, 28)), "put FeatureMix last"),
         (FeatureMix(CutMix(), [1]), ((28, 28), None), "is a row of tokens"),
         (FeatureMix(CutMix(), [1]), None, "needs the sizes of the maps"),
     ],

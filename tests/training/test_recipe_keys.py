@@ -74,7 +74,7 @@ def test_every_key_has_a_meaning_but_those_that_methods_differ_in() -> None:
     assert silent == shared
     assert keys["regularize.drop_block_size"].about.startswith("side of the blocks")  # of the class it is made from
     assert keys["mix.minmax"].about.endswith("It is timm's cutmix_minmax.")
-    assert keys["optimizer.decay_all"].about.endswith("; false spares biases and norms, as timm does.")
+    assert keys["optimizer.decay_all"].about.endswith("; false spares biases and norms too, as timm does.")
     assert "Raises" not in " ".join(key.about for key in keys.values())
 
 
