@@ -381,9 +381,10 @@ def command(arguments: Sequence[str]) -> None:
     suites = None if given.suite == "all" else given.suite.split(",")
     records = evaluate(given.model, given.on, suites, given.output, _options(given, arguments))
     leave()
-    for record in list(records.values())[:1]:
-        images = f"{record['count']:,} images of " if "count" in record else ""
-        say(f"measured on {images}{record['dataset']}, {record['split']}")
+    if records:
+        head = next(iter(records.values()))
+        images = f"{head['count']:,} images of " if "count" in head else ""
+        say(f"measured on {images}{head['dataset']}, {head['split']}")
     for name, record in records.items():
         say(f"{name}: {_summarize(record)}")
     if given.output is not None:

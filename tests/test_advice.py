@@ -12,12 +12,11 @@ from cutmix_zoo.sweep import Trial, make_parser, make_trials, parse_axis
 from cutmix_zoo.training.files import read_json
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_difference
-from cutmix_zoo.training.run import MAY_DIFFER
+from cutmix_zoo.training.run import LEFT_TO_DATA, MAY_DIFFER
 from tests.results_text import marked_interval
 
 RESULTS = Path(__file__).parents[1] / "results"
 TEXT = (RESULTS / "README.md").read_text(encoding="utf-8")
-FROM_DATA = ("model.in_chans", "model.num_classes", "data.input_size", "data.mean", "data.std")
 CASES = ("scratch-1000",)
 METHODS = ("baseline", "cutmix")
 
@@ -67,6 +66,16 @@ def test_the_table_is_made_of_the_runs(case: str) -> None:
     assert "\n".join(advice_lines(case)) in TEXT
 
 
+def test_the_readme_says_what_little_data_gained() -> None:
+    baseline, mixed = top1("scratch-1000-baseline"), top1("scratch-1000-cutmix")
+    gains = [paired_difference(baseline["200",], values) for (*_, epochs), values in mixed.items() if epochs == "200"]
+    assert len(gains) == 6
+    assert all(gain is not None and abs(gain.mean) < gain.half_width for gain in gains)  # no interval excludes zero
+    low, high = (choose(gain.mean for gain in gains if gain is not None) for choose in (min, max))
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    assert f"CutMix was {low:.1f} to {high:.1f} points" in readme.replace("\n  ", " ")
+
+
 @pytest.mark.parametrize("sweep", [f"{case}-{method}" for case in CASES for method in METHODS])
 def test_the_runs_are_those_of_the_command(sweep: str) -> None:
     trials = {trial.name: trial.recipe for trial in trials_of(sweep)}
@@ -74,6 +83,6 @@ def test_the_runs_are_those_of_the_command(sweep: str) -> None:
     for name, recipe in trials.items():
         folder = RESULTS / "advice" / sweep / name
         trained = load_recipe(folder / "recipe.yaml")
-        assert not recipe_difference(recipe_dict(recipe), recipe_dict(trained), (*MAY_DIFFER, *FROM_DATA))
+        assert not recipe_difference(recipe_dict(recipe), recipe_dict(trained), (*MAY_DIFFER, *LEFT_TO_DATA))
         summary = read_json(folder / "summary.json")
         assert (summary["epochs"], summary["mixed_precision"]) == (recipe.schedule.epochs, "bf16")

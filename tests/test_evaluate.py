@@ -283,7 +283,9 @@ def test_without_matplotlib_numbers_are_written_and_the_way_to_pictures_is_told(
     command([*arguments, "--workers", "0"])
     assert (tmp_path / "out" / "accuracy.json").exists()
     assert not (tmp_path / "out" / "plots").exists()
-    assert "pip install matplotlib" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("measured on 30 images of fashion_mnist, validation\n")
+    assert "pip install matplotlib" in said
 
 
 def test_two_processes_find_what_one_finds_to_the_last_digit(exported: Path, tiny_data: Path, tmp_path: Path) -> None:

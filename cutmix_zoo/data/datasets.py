@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from timm.data import ImageDataset, ImageNetInfo, create_dataset
 from timm.data.dataset import IterableImageDataset
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from cutmix_zoo.data.canvases import Canvases
@@ -338,6 +338,11 @@ class Readable(Dataset[tuple[Image.Image, int]]):
             return read_image(file, lambda: self.filename(index)), label
 
 
+def is_random_access(dataset: Any) -> bool:
+    """Say whether the images of an opened split can be had by their places, which those of a stream cannot."""
+    return not isinstance(dataset, IterableDataset)
+
+
 def _read_everything(dataset: Any) -> None:
     """Let each process read all samples: timm's shares for several processes repeat some and miss others."""
     dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
@@ -454,15 +459,10 @@ def need_labels(dataset: Any, settings: DataSettings, consequence: str, instead:
     Raises:
         UserError: when the dataset does not tell them without reading the images, or its labels are no whole numbers.
     """
-    labels = None if is_stream(settings.name) else known_labels(dataset)
-    iter_targets = getattr(getattr(dataset, "reader", None), "iter_targets", None)
-    if labels is None and iter_targets is not None:
-        try:
-            labels = np.asarray([operator.index(label) for label in iter_targets()])
-        except (LookupError, TypeError) as error:
-            raise UserError(
-                f"cannot read the labels of {settings.name}: {one_line(error)}; check data.target_key"
-            ) from error
+    labels = None
+    if is_random_access(dataset):
+        labels = known_labels(dataset)
+        labels = _iterate_labels(dataset, settings) if labels is None else labels
     if labels is None:
         raise UserError(
             f"{settings.name} does not tell its labels without reading its images: {consequence}; {instead}"
@@ -479,3 +479,16 @@ def known_labels(dataset: Any) -> NDArray[Any] | None:
     if samples := getattr(reader, "samples", None):
         return np.asarray([label for _, label in samples])
     return None
+
+
+def _iterate_labels(dataset: Any, settings: DataSettings) -> NDArray[Any] | None:
+    """Read the labels of a dataset row by row, where its reader can leave out the images."""
+    iter_targets = getattr(getattr(dataset, "reader", None), "iter_targets", None)
+    if iter_targets is None:
+        return None
+    try:
+        return np.asarray([operator.index(label) for label in iter_targets()])
+    except (LookupError, TypeError) as error:
+        raise UserError(
+            f"cannot read the labels of {settings.name}: {one_line(error)}; check data.target_key"
+        ) from error

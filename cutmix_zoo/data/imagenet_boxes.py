@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from xml.etree import ElementTree
 
-from torch.utils.data import IterableDataset
-
-from cutmix_zoo.data.datasets import class_to_idx, known_labels
+from cutmix_zoo.data.datasets import class_to_idx, is_random_access, known_labels
 from cutmix_zoo.data.holdout import Part
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.mixing.boxes import Box
@@ -115,7 +113,7 @@ def with_boxes(dataset: Any, folder: Path) -> Annotated:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: expected the one that holds ImageNet's XML annotations")
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "filename"):
+    if not is_random_access(dataset) or not hasattr(dataset, "filename"):
         raise UserError("only images from files can be matched with annotations: set data.name to imagenet or folder")
     names = [Path(dataset.filename(index)) for index in range(len(dataset))]
     annotations = _find_annotations(folder)

@@ -19,6 +19,7 @@ from cutmix_zoo.evaluation.report_seeds import averages, by_recipe, differences,
 from cutmix_zoo.evaluation.report_suites import INPUT, SUITES, Metric
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.training.recipe import recipe_dict, recipe_difference
+from cutmix_zoo.training.run import LEFT_TO_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -386,10 +387,6 @@ def _hours(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.1f} minutes"
 
 
-_FROM_DATA = ("model.in_chans", "model.num_classes", "data.input_size", "data.mean", "data.std")
-"""What a recipe may leave to the data, and a run has filled in."""
-
-
 def _value(recipe: Recipe, key: str) -> Any:
     section, _, name = key.partition(".")
     return getattr(getattr(recipe, section), name)
@@ -401,7 +398,7 @@ def _recipes(models: Sequence[Measured]) -> Iterator[str]:
     for model in models[1:]:
         if first.recipe is None or model.recipe is None:
             continue
-        left_out = [key for key in _FROM_DATA if None in (_value(first.recipe, key), _value(model.recipe, key))]
+        left_out = [key for key in LEFT_TO_DATA if None in (_value(first.recipe, key), _value(model.recipe, key))]
         lines = _recipe_difference(first, model, ("name", "data.root", *left_out))
         yield html.paragraph(f"{model.name} differs from {first.name} in{':' if lines else ' nothing.'}")
         if lines:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.torch
 
+from cutmix_zoo.data.datasets import is_random_access
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.findings import csv_text
-from cutmix_zoo.evaluation.subject import is_random_access
 from cutmix_zoo.training.files import read_json, write_json, write_text
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from cutmix_zoo.data.datasets import is_random_access
 from cutmix_zoo.data.keyed import Prepare, read_sample, read_stream
 from cutmix_zoo.data.loaders import outlive_signals, user_errors
 from cutmix_zoo.data.sampler import eval_batches
@@ -62,8 +63,8 @@ class Samples:
             "generator": torch.Generator(),
             "worker_init_fn": outlive_signals,
         }
-        if isinstance(dataset, IterableDataset):
-            dataset.set_loader_cfg(num_workers=1)  # type: ignore[attr-defined]  # timm's
+        if not is_random_access(dataset):
+            dataset.set_loader_cfg(num_workers=1)  # timm's
             stream = _LocatedStream(dataset, prepare, batch_size, rank, world_size)
             self._loader = DataLoader(stream, batch_size=batch_size, num_workers=1, **common)
         else:

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
 from cutmix_zoo.data.datasets import dataset_size
@@ -231,8 +230,3 @@ def _check_complete(index: NDArray[np.int64], expected: int, name: str) -> None:
             f"{name}: saw {seen} images of {expected}, {len(index) - seen} of them twice: the dataset does not hold "
             "what it says."
         )
-
-
-def is_random_access(dataset: Any) -> bool:
-    """Say whether images can be had by their places, which those of a stream cannot."""
-    return not isinstance(dataset, IterableDataset)

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cutmix_zoo.data.datasets import check_same_classes, dataset_size, open_split
+from cutmix_zoo.data.datasets import check_same_classes, dataset_size, is_random_access, open_split
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.accuracy import measure_accuracy
@@ -21,7 +21,6 @@ from cutmix_zoo.evaluation.occlusion import measure_occlusion
 from cutmix_zoo.evaluation.ood_sets import OOD_WORDS, find_ood_folders, ood_sets
 from cutmix_zoo.evaluation.out_of_distribution import check_classes, measure_ood
 from cutmix_zoo.evaluation.probe import check_enough, measure_probe
-from cutmix_zoo.evaluation.subject import is_random_access
 from cutmix_zoo.models.export import DATA_KEYS
 
 if TYPE_CHECKING:

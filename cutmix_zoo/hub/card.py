@@ -19,7 +19,7 @@ from cutmix_zoo.training.recipe import (
     recipe_difference,
     recipe_head,
 )
-from cutmix_zoo.training.run import MAY_DIFFER
+from cutmix_zoo.training.run import LEFT_TO_DATA, MAY_DIFFER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,6 @@ METRICS = {
 
 _IN_THE_PACKAGE = ("fashion_mnist_mini",)
 """Datasets that need no folder."""
-_LEFT_TO_DATA = ("data.input_size", "data.mean", "data.std", "model.in_chans", "model.num_classes")
 """What a shipped recipe leaves open and a run fills in."""
 
 _CITATION = """@inproceedings{yun2019cutmix,
@@ -153,7 +152,7 @@ def shipped_difference(recipe: Recipe) -> list[str] | None:
     known = known_dataset(shipped.data.name)
     if known is not None:  # what a recipe leaves to the data, a run has filled in
         shipped, recipe = _filled_in(shipped, known), _filled_in(recipe, known)
-    ignored = (*MAY_DIFFER, "seed", *(() if known else _LEFT_TO_DATA))
+    ignored = (*MAY_DIFFER, "seed", *(() if known else LEFT_TO_DATA))
     return recipe_difference(recipe_dict(shipped), recipe_dict(recipe), ignored)
 
 

@@ -33,6 +33,9 @@ MAY_DIFFER = (
 )
 """Keys that may change on resume: the numbers of a run do not depend on them."""
 
+LEFT_TO_DATA = ("model.in_chans", "model.num_classes", "data.input_size", "data.mean", "data.std")
+"""Keys that a recipe may leave to its data, and that a run has filled in."""
+
 SWEEP_FILE = "sweep.json"
 """What a sweep writes beside the folders of its runs."""
 

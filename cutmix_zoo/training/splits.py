@@ -7,9 +7,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import IterableDataset, Subset
+from torch.utils.data import Subset
 
-from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, open_split
+from cutmix_zoo.data.datasets import check_labels, check_same_classes, class_names, is_random_access, open_split
 from cutmix_zoo.data.keyed import read_stream
 from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.errors import UserError
@@ -72,7 +72,7 @@ def _classes(recipe: Recipe, train: Any) -> tuple[str, ...]:
 
 def _clean_images(recipe: Recipe, train: Any) -> Any:
     """Choose the images behind ``clean_train_top1``: drawn from the seed; of a stream, the first ones."""
-    if isinstance(train, IterableDataset):
+    if not is_random_access(train):
         settings = replace(recipe.data, val_split=recipe.data.train_split)
         clean = list(islice(read_stream(open_split(settings, "val", seed=recipe.seed)), CLEAN_IMAGES))
         if not clean:

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 import cutmix_zoo.evaluation.subject
-from cutmix_zoo.data.datasets import open_split
+from cutmix_zoo.data.datasets import is_random_access, open_split
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.evaluation.subject import Subject, is_random_access
+from cutmix_zoo.evaluation.subject import Subject
 from tests.evaluation.subjects import lookup_subject, numbered_images
 
 LABELS = torch.arange(23) % 3
