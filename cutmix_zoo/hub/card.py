@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,12 @@ METRICS = {
 
 _IN_THE_PACKAGE = ("fashion_mnist_mini",)
 """Datasets that need no folder."""
-"""What a shipped recipe leaves open and a run fills in."""
+
+_FOLDERS = ("folder", "torch/folder", "torch/image_folder")
+"""Folders of images, whose names say nothing to others."""
+
+_HUB_READERS = ("hfds", "hfids")
+"""Prefixes of datasets that timm reads from the Hub: what follows is their identifier there."""
 
 _CITATION = """@inproceedings{yun2019cutmix,
   title = {CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features},
@@ -178,7 +184,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "cutmix_zoo", *(["cutmix"] if "CutMix" in method else [])],
-        datasets=[facts.known.hub_id] if facts.known else None,
+        datasets=[hub_id] if (hub_id := _hub_id(facts)) else None,
         metrics=["accuracy"],
         base_model=base,
         model_name=facts.name,
@@ -190,6 +196,14 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 def _method(facts: CardFacts) -> str | None:
     """Say what the network was trained with, if that is known."""
     return method_of(facts.recipe) if facts.recipe else facts.entry.method if facts.entry else None
+
+
+def _hub_id(facts: CardFacts) -> str | None:
+    """Name what it was trained on, if it is on the Hub."""
+    if facts.known:
+        return facts.known.hub_id
+    reader, _, name = (facts.dataset or "").partition("/")
+    return name or None if reader in _HUB_READERS else None
 
 
 def _base_model(recipe: Recipe | None) -> str | None:
@@ -211,12 +225,13 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
     results = facts.results
     if not results:
         return []
-    known, benchmark = known_dataset(results["dataset"]), _benchmark(results)
+    benchmark, name = _benchmark(results), results["dataset"]
     return [
         EvalResult(
             task_type="image-classification",
-            dataset_type=benchmark.hub_id if benchmark else results["dataset"],
-            dataset_name=known.title if known else results["dataset"],
+            # what the Hub's own tools call a folder of images
+            dataset_type=benchmark.hub_id if benchmark else "imagefolder" if name in _FOLDERS else name,
+            dataset_name=_title(name),
             dataset_split=_split(results),
             metric_type=metric,
             metric_name=title,
@@ -238,10 +253,16 @@ def _split(results: Mapping[str, Any]) -> str:
     return benchmark.validation_split if benchmark else str(results["split"])
 
 
+def _title(dataset: str) -> str:
+    """Say what a dataset is called, to those who do not know our names."""
+    known = known_dataset(dataset)
+    return known.title if known else "a folder of images" if dataset in _FOLDERS else dataset
+
+
 def _what_it_is(facts: CardFacts) -> str:
     count, size = facts.config["num_classes"], facts.config["pretrained_cfg"]["input_size"]
     known, recipe = facts.known, facts.recipe
-    data = f"[{known.title}]({known.homepage})" if known else f"`{facts.dataset}`" if facts.dataset else "unknown data"
+    data = f"[{known.title}]({known.homepage})" if known else _title(facts.dataset or "unknown data")
     method = _method(facts) or "an unknown method"
     how = "without mixing" if method == "none" else f"with {method}"
     base = (
@@ -267,16 +288,14 @@ def _numbers(facts: CardFacts) -> str:
     results = facts.results
     if not results:
         return f"Accuracy: not measured by us.\n\n{_others(facts)}"
-    known = known_dataset(results["dataset"])
     rows = [
         f"| {title} | {results[key]:.2f} % |" if unit == "%" else f"| {title} | {results[key]:.4f} {unit} |"
         for key, (_, title, unit) in METRICS.items()
         if key in results
     ]
-    where = known.title if known else results["dataset"]
     protocol = (
-        f"Measured on {results['count']:,} images of {where}, split `{_split(results)}`, in one view each, with the "
-        f"preprocessing of `config.json`{_seeds(facts)}."
+        f"Measured on the split `{_split(results)}` of {_title(results['dataset'])}: {results['count']:,} images, in "
+        f"one view each, with the preprocessing of `config.json`{_seeds(facts)}."
     )
     table = "\n".join(["| metric | value |", "|---|---|", *rows])
     missing = "This card has no numbers on calibration, robustness and transfer."
@@ -367,8 +386,8 @@ def _training(facts: CardFacts) -> str:
         return f"{table}\n\nThe weights that the training started from are not published, so it cannot be repeated."
     kept = "`recipe.yaml` in this repository is the whole recipe: " if facts.repo else ""
     return (
-        f"{table}\n\n{kept}`{_training_command(facts, recipe)}` trains it again; on the CPU, with the same versions "
-        "and number of threads, to the bit."
+        f"{table}\n\n{kept}`{_training_command(facts, recipe)}` trains it again; on the CPU, with the same versions, "
+        "to the bit."
     )
 
 
@@ -376,8 +395,9 @@ def _training_command(facts: CardFacts, recipe: Recipe) -> str:
     """Write the command that repeats the training, with as many processes and the same precision."""
     summary = facts.summary
     launch = f"--num_processes {summary['processes']} --mixed_precision {summary['mixed_precision']}"
-    if summary["device"].startswith("CPU") and summary["processes"] == 1:
-        launch = f"--cpu {launch}"
+    if threads := re.match(r"CPU, (\d+) thread", summary["device"]):
+        cpu = "--cpu " if summary["processes"] == 1 else ""
+        launch = f"{cpu}{launch} --num_cpu_threads_per_process {threads[1]}"
     config = "recipe.yaml" if facts.repo else f"{recipe.name} --seed {recipe.seed}"
     data = "" if recipe.data.name in _IN_THE_PACKAGE else " --data.root FOLDER"
     return f"accelerate launch {launch} -m cutmix_zoo.train --config {config}{data}"

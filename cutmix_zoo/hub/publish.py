@@ -93,7 +93,7 @@ def publish(bundle: Bundle, wishes: Wishes, api: HfApi) -> str:
     with _going_on_later(bundle.repo, token):
         info = _repository(bundle.repo, wishes, api)
         if wishes.tag is not None:
-            _check_tag(bundle.repo, wishes.tag, str(info.sha), api)
+            _check_tag(bundle, wishes.tag, str(info.sha), api)
         revision = _pull_request(bundle, api) if wishes.create_pr else MAIN
         commit = api.create_commit(
             bundle.repo,
@@ -150,14 +150,28 @@ def _pull_request(bundle: Bundle, api: HfApi) -> str:
 
 
 def _verify(bundle: Bundle, commit: str, api: HfApi) -> None:
-    """Read the commit back into an empty cache and compare every file, and what the model computes."""
-    files = bundle.files()
-    with tempfile.TemporaryDirectory() as cache:
-        folder = Path(api.snapshot_download(bundle.repo, revision=commit, cache_dir=cache, allow_patterns=list(files)))
-        for name, file in files.items():
-            if not (folder / name).is_file() or file_sha256(folder / name) != file_sha256(file):
-                raise UserError(f"{name} came back from {bundle.repo} at {commit} as something else than was sent.")
+    """Read the commit back and compare every file, and what the model computes."""
+    with _read_back(bundle, commit, api) as folder:
+        changed = _changed_file(bundle, folder)
+        if changed is not None:
+            raise UserError(f"{changed} came back from {bundle.repo} at {commit} as something else than was sent.")
         _compare(bundle, folder)
+
+
+@contextmanager
+def _read_back(bundle: Bundle, commit: str, api: HfApi) -> Iterator[Path]:
+    """Download what a publication has of a commit into an empty cache, which is there for the ``with`` block."""
+    with tempfile.TemporaryDirectory() as cache:
+        files = list(bundle.files())
+        yield Path(api.snapshot_download(bundle.repo, revision=commit, cache_dir=cache, allow_patterns=files))
+
+
+def _changed_file(bundle: Bundle, folder: Path) -> str | None:
+    """Name a file of the bundle that the folder lacks or has otherwise."""
+    for name, file in bundle.files().items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != file_sha256(file):
+            return name
+    return None
 
 
 def _compare(bundle: Bundle, folder: Path) -> None:
@@ -167,11 +181,16 @@ def _compare(bundle: Bundle, folder: Path) -> None:
         raise UserError(f"the model computes something else when it is loaded from {folder}; it is not published.")
 
 
-def _check_tag(repo: str, tag: str, head: str, api: HfApi) -> None:
-    """Refuse a tag that stands elsewhere, before anything is uploaded."""
-    there = _tags(repo, api).get(tag, head)
-    if there != head:
-        raise UserError(f"{repo} has the tag {tag} already, for {there}; choose another --tag.")
+def _check_tag(bundle: Bundle, tag: str, head: str, api: HfApi) -> None:
+    """Refuse a tag that is there for anything else than this publication, before anything is uploaded."""
+    there = _tags(bundle.repo, api).get(tag)
+    if there is None:
+        return
+    if there == head:  # where an earlier attempt has come as far as the tag
+        with _read_back(bundle, there, api) as folder:
+            if _changed_file(bundle, folder) is None:
+                return
+    raise UserError(f"{bundle.repo} has the tag {tag} already, for {there}; choose another --tag.")
 
 
 def _tag(repo: str, tag: str, commit: str, api: HfApi) -> None:

@@ -90,14 +90,40 @@ def test_what_is_no_whole_dataset_of_the_hub_is_not_published_as_one(part: dict[
     partial = facts(results={**RESULTS, **part})
     assert eval_results(partial) == []
     (result,) = metadata(make_card(partial))["model-index"][0]["results"]
-    assert result["dataset"]["type"] == part.get("dataset", RESULTS["dataset"])
+    name = part.get("dataset", RESULTS["dataset"])
+    assert result["dataset"]["type"] == ("imagefolder" if name == "folder" else name)
     assert result["dataset"]["split"] == part.get("split", "validation")
+
+
+@pytest.mark.parametrize("name", ["folder", "torch/folder", "torch/image_folder"])
+def test_a_folder_is_called_what_it_is(name: str) -> None:
+    trained = trained_by("finetune_folder", data__name=name, data__root="x")
+    card = make_card(facts(trained, results={**RESULTS, "dataset": name}))
+    assert "trained on a folder of images with CutMix" in card
+    assert "Measured on the split `validation` of a folder of images: 10,000 images" in card
+    assert "datasets" not in metadata(card)
+    (result,) = metadata(card)["model-index"][0]["results"]
+    assert (result["dataset"]["name"], result["dataset"]["type"]) == ("a folder of images", "imagefolder")
+
+
+@pytest.mark.parametrize(
+    ("name", "hub_id"),
+    [
+        ("hfds/owner/flowers", "owner/flowers"),
+        ("hfids/flowers", "flowers"),
+        ("hfds/uoft-cs/cifar100", "uoft-cs/cifar100"),
+        ("wds/owner/flowers", None),
+    ],
+)
+def test_a_dataset_of_the_hub_is_linked(name: str, hub_id: str | None) -> None:
+    found = metadata(make_card(facts(trained_by("finetune_folder", data__name=name, data__root="x"))))
+    assert found.get("datasets") == (hub_id and [hub_id])
 
 
 def test_the_text_has_the_numbers_with_their_protocol() -> None:
     card = make_card(facts())
     assert "| top-1 accuracy | 94.04 % |" in card
-    assert "Measured on 10,000 images of Fashion-MNIST, split `test`" in card
+    assert "Measured on the split `test` of Fashion-MNIST: 10,000 images" in card
     assert (
         "one run, seed 0, weights after the last epoch, number 30; the best epoch, number 25, had 94.11 % top-1" in card
     )
@@ -231,14 +257,17 @@ def test_names_cannot_break_out_of_a_table() -> None:
 
 def test_the_command_that_repeats_a_training_is_that_of_the_run() -> None:
     assert (
-        "`accelerate launch --cpu --num_processes 1 --mixed_precision no -m cutmix_zoo.train --config recipe.yaml "
-        "--data.root FOLDER` trains it again"
+        "`accelerate launch --cpu --num_processes 1 --mixed_precision no --num_cpu_threads_per_process 2 "
+        "-m cutmix_zoo.train --config recipe.yaml --data.root FOLDER` trains it again"
     ) in make_card(facts())
     shipped = make_card(facts(name=NAME, repo=None, entry=zoo_table()[NAME]))
     assert "--config fashion_mnist_resnet20_cutmix --seed 0 --data.root FOLDER`" in shipped
     summary = {**CONFIG["provenance"]["summary"], "device": "NVIDIA H100", "processes": 4, "mixed_precision": "bf16"}
     several = {**CONFIG, "provenance": {**CONFIG["provenance"], "summary": summary}}
     assert "`accelerate launch --num_processes 4 --mixed_precision bf16 -m" in make_card(facts(config=several))
+    several["provenance"]["summary"]["device"] = "CPU, 1 thread"
+    words = "`accelerate launch --num_processes 4 --mixed_precision bf16 --num_cpu_threads_per_process 1 -m"
+    assert words in make_card(facts(config=several))
 
 
 def test_a_training_that_began_with_weights_of_a_folder_cannot_be_repeated() -> None:

@@ -247,20 +247,35 @@ def test_a_file_with_the_token_is_not_sent(hub: Hub, bundle: Bundle) -> None:
     assert hub.log == []
 
 
-def test_a_tag_of_another_commit_stays(hub: Hub, bundle: Bundle, tmp_path: Path, published_run: Path) -> None:
+def test_a_tag_of_another_publication_stays(hub: Hub, bundle: Bundle, tmp_path: Path, published_run: Path) -> None:
     first = publish(bundle, TAG, client(hub))
     other = make_bundle(published_run, tmp_path / "other", REPO, "mit")
-    with pytest.raises(
-        UserError, match=f"has the tag v1.0 already, for {first}; choose another --tag for .{{40}}, which"
-    ):
-        publish(other, TAG, client(hub))
-    assert hub.repos[REPO].tags == {"v1.0": first}
+
+    def refused() -> None:
+        hub.reset_log()
+        with pytest.raises(UserError, match=f"has the tag v1.0 already, for {first}; choose another --tag\\."):
+            publish(other, TAG, client(hub))
+        assert not hub.requests("POST"), "it is seen before anything is sent"
+
+    refused()
     second = publish(other, Wishes(tag="v1.1"), client(hub))
+    refused()
     assert hub.repos[REPO].tags == {"v1.0": first, "v1.1": second}
-    hub.reset_log()
-    with pytest.raises(UserError, match=f"has the tag v1.0 already, for {first}; choose another --tag\\."):
-        publish(other, TAG, client(hub))
-    assert not hub.requests("POST"), "it is seen before anything is sent"
+
+
+def test_a_tag_that_comes_up_meanwhile_stays(hub: Hub, bundle: Bundle) -> None:
+    main = hub.add_repo(REPO, {"README.md": b"# mine\n"})
+
+    def meddle(request: Request) -> None:
+        if "/preupload/" in request.path:
+            hub.repos[REPO].tags["v1.0"] = main
+
+    hub.faults = meddle
+    with pytest.raises(
+        UserError, match=f"has the tag v1.0 already, for {main}; choose another --tag for .{{40}}, which"
+    ):
+        publish(bundle, TAG, client(hub))
+    assert hub.repos[REPO].tags == {"v1.0": main}
 
 
 def test_a_pull_request_leaves_main_alone_and_is_found_again(hub: Hub, bundle: Bundle) -> None:
