@@ -16,7 +16,7 @@ from cutmix_zoo.bench import mixing, models, training
 from cutmix_zoo.checks import positive_number, whole_number
 from cutmix_zoo.data.gallery import draw_every_method
 from cutmix_zoo.data.image_files import find_images
-from cutmix_zoo.errors import UserError, refuse_existing, run_command
+from cutmix_zoo.errors import UserError, prepare_new_file, run_command
 from cutmix_zoo.evaluation import report
 from cutmix_zoo.evaluation.loading import load_network
 from cutmix_zoo.evaluation.predict import predict as predict_files
@@ -61,7 +61,7 @@ def recipes(arguments: Sequence[str]) -> None:
         return
     source = find_shipped(options.copy)
     target: Path = options.output or Path(f"{options.copy}.yaml")
-    refuse_existing(target)
+    prepare_new_file(target)
     try:
         target.write_bytes(source.read_bytes())
     except OSError as error:
@@ -88,7 +88,7 @@ def preview(arguments: Sequence[str]) -> None:
         raise UserError(f"--{next(iter(overrides))} overrides a key of a recipe, which --gallery has not; leave it out")
     if not options.output.suffix:
         raise UserError(f"{options.output} has no ending that names a picture's format; call it {options.output}.png")
-    refuse_existing(options.output)
+    prepare_new_file(options.output)
     if recipe is None:
         draw_every_method(options.output)
     else:
@@ -130,7 +130,7 @@ def bench(arguments: Sequence[str]) -> None:
     add("--repeats", type=whole_number(2), default=training.REPEATS, metavar="N", help="turns (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.json:
-        refuse_existing(options.json)
+        prepare_new_file(options.json)
     if options.what == "mixing":
         result = mixing.bench_mixing()
         table = mixing.format_table(result)
@@ -243,7 +243,7 @@ def export(arguments: Sequence[str]) -> None:
         help="version of the operators (default: torch's choice)",
     )
     options = parser.parse_args(arguments)
-    refuse_existing(options.output)  # before anything is loaded
+    prepare_new_file(options.output)  # before anything is loaded
     difference = export_onnx(load_network(options.model), options.output, opset=options.opset)
     _print(f"wrote {options.output}; onnxruntime's logits differ from torch's by at most {difference:.1e}")
 

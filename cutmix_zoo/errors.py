@@ -75,8 +75,8 @@ def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
     return f"did you mean {prefix}{near[0]}? " if near else ""
 
 
-def refuse_existing(file: Path) -> None:
-    """Make the folder of a file that is to be written, unless the file exists already.
+def prepare_new_file(file: Path) -> None:
+    """Make the folder of a file that is to be written, which must not exist yet.
 
     Raises:
         UserError: if the file exists, or its folder cannot be made.

@@ -7,6 +7,7 @@ import math
 import shlex
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from cutmix_zoo.evaluation.subject import Subject
 from cutmix_zoo.evaluation.suites import SUITES, SuiteContext, SuiteSettings, check_suites, possible_suites
 from cutmix_zoo.models.labels import known_label_names
 from cutmix_zoo.training.environment import environment
-from cutmix_zoo.training.launch import is_first_process, leave, make_accelerator, on_main, say
+from cutmix_zoo.training.launch import is_first_process, leave, make_accelerator, on_main, one_process_first, say
 from cutmix_zoo.training.recipe import dump_recipe, load_recipe, public_recipe
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.training.settings import EvaluateSettings, RuntimeSettings
@@ -121,9 +122,7 @@ def evaluate(
     context = _open(model, on, recipe, options, knows_classes=knows_classes)
     subject = context.subject
     folder = None if output is None else ResultFolder(output)
-    if suites is None:
-        suites = [name for name in possible_suites(context) if folder is None or not folder.suite_file(name).exists()]
-    suites = list(dict.fromkeys(suites))
+    suites = list(dict.fromkeys(_all_suites(context, folder) if suites is None else suites))
     check_suites(suites, context)
     data = subject.settings
     head: dict[str, Any] = {
@@ -157,6 +156,15 @@ def evaluate(
     return records
 
 
+def _all_suites(context: SuiteContext, folder: ResultFolder | None) -> list[str]:
+    """List what model and data allow and the folder does not have yet."""
+    suites = possible_suites(context)
+    if folder is None:
+        return suites
+    # one process looks: another machine may have another disk
+    return on_main(context.subject.accelerator, partial(folder.not_measured, suites))
+
+
 def _check_names(suites: Sequence[str]) -> None:
     for name in suites:
         if name not in SUITES:
@@ -172,7 +180,7 @@ def _open(
     accelerator = make_accelerator()
     network = load_network(model)
     settings = _data_settings(network, on, recipe, options)
-    with accelerator.local_main_process_first():
+    with one_process_first(accelerator):
         dataset = open_split(settings, "val")
     if options.boxes is not None:
         dataset = with_boxes(dataset, options.boxes)
@@ -275,7 +283,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--output", type=Path, metavar="DIR", help="also write numbers, tables, predictions and pictures")
     add("--root", metavar="DIR", help="the dataset's folder")
-    add("--split", metavar="NAME", help="the split (default: the validation split)")
+    add(
+        "--split",
+        metavar="NAME",
+        help="the split; . for all of a folder of classes (default: the validation split, or what the run held out)",
+    )
     add("--img-size", type=whole_number(1), metavar="N", help="pixels of a side (default: what the model asks for)")
     add("--batch-size", type=whole_number(1), metavar="N", help="images a forward pass and process")
     add("--workers", type=whole_number(0), metavar="N", help="loader processes")
@@ -384,7 +396,8 @@ def command(arguments: Sequence[str]) -> None:
     if records:
         head = next(iter(records.values()))
         images = f"{head['count']:,} images of " if "count" in head else ""
-        say(f"measured on {images}{head['dataset']}, {head['split']}")
+        size = " x ".join(map(str, head["input_size"][1:]))
+        say(f"measured on {images}{head['dataset']}, {head['split']}, at {size} pixels")
     for name, record in records.items():
         say(f"{name}: {_summarize(record)}")
     if given.output is not None:

@@ -161,6 +161,9 @@ KNOWN_DATASETS: dict[str, KnownDataset] = {
     )
 }
 
+FOLDERS = ("folder", "torch/folder", "torch/image_folder")
+"""What folders of anybody's images are called."""
+
 _VALIDATION = ("validation", "val", "test")
 """What timm and torchvision call the one split that has labels, beside the training split."""
 
@@ -193,6 +196,17 @@ def known_dataset(name: str) -> KnownDataset | None:
     """
     last = name.rsplit("/", 1)[-1].lower().replace("-", "_")
     return KNOWN_DATASETS.get(_OTHER_NAMES.get(last, last))
+
+
+def dataset_title(name: str) -> str:
+    """Say what a dataset is called, to those who do not know our names.
+
+    Example:
+        >>> dataset_title("torch/cifar100"), dataset_title("folder"), dataset_title("hfds/owner/flowers")
+        ('CIFAR-100', 'a folder of images', 'hfds/owner/flowers')
+    """
+    known = known_dataset(name)
+    return known.title if known else "a folder of images" if name in FOLDERS else name
 
 
 def canonical_name(name: str) -> str:

@@ -39,10 +39,10 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, file: Path, *, most_pixels: float = float("inf")) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=min(120, most_pixels / max(figure.get_size_inches())))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot write {file}: {error}") from error
 
 
@@ -70,9 +70,15 @@ def draw_mixed(
         rows: rows at most; the first ``rows * columns`` images are shown.
 
     Raises:
-        UserError: if matplotlib is not installed, or does not know the file's ending.
+        UserError: if there is no image to show, matplotlib is not installed or does not know the file's ending, or the
+            file cannot be written.
     """
     count = min(len(images), rows * columns)
+    if count < 1:
+        raise UserError(
+            f"a picture needs at least one image, got {len(images)} images for {rows} rows of {columns}: give a batch "
+            "that is not empty, and rows and columns of at least 1"
+        )
     columns = min(columns, count)
     figure = _figure(2.0 * columns, 2.25 * -(-count // columns) + 0.5)
     axes = figure.subplots(-(-count // columns), columns, squeeze=False).ravel()
@@ -127,7 +133,7 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], file: Path, *, title: str 
         title: a line above the curves.
 
     Raises:
-        UserError: if matplotlib is not installed, or does not know the file's ending.
+        UserError: if matplotlib is not installed or does not know the file's ending, or the file cannot be written.
     """
     figure = _figure(10, 4.2)
     accuracy, loss = figure.subplots(1, 2)
@@ -191,7 +197,7 @@ def draw_gallery(
         about: a sentence that says what the images are.
 
     Raises:
-        UserError: if matplotlib is not installed, or does not know the file's ending.
+        UserError: if matplotlib is not installed or does not know the file's ending, or the file cannot be written.
     """
     tinted, inks = _tint(images)
     about = (

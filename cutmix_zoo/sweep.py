@@ -17,7 +17,7 @@ import yaml
 from cutmix_zoo.checks import whole_number
 from cutmix_zoo.errors import UserError, run_command
 from cutmix_zoo.train import train
-from cutmix_zoo.training.files import write_json
+from cutmix_zoo.training.files import read_json, write_json
 from cutmix_zoo.training.launch import is_first_process, is_launched, leave, process_count, say
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_with_launcher
@@ -128,17 +128,19 @@ def sweep(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
 
     Args:
         trials: the runs.
-        folder: gets a folder for each, and ``sweep.json`` after each.
+        folder: gets a folder for each, and ``sweep.json`` after each, which keeps the runs of earlier sweeps.
 
     Returns:
-        What ``sweep.json`` holds: for each run ``name``, ``setting``, ``seed``, its ``summary``, and where it failed
-        ``None`` and the ``error``.
+        For each run what ``sweep.json`` holds: ``name``, ``setting``, ``seed``, its ``summary``, and where it failed
+        ``None`` and the ``error``. In the file a summary is not replaced by a failure, such as that of another recipe.
 
     Raises:
         Preempted: if a signal has stopped a run; the same sweep goes on from there.
         UserError: if ``sweep.json`` cannot be written; of several processes, also if a run fails.
     """
     done = []
+    file = folder / SWEEP_FILE
+    rows = {row["name"]: row for row in read_json(file)} if file.exists() else {}
     for number, trial in enumerate(trials, start=1):
         say(f"run {number} of {len(trials)}: {trial.name}")
         summary, reason = None, None
@@ -151,12 +153,14 @@ def sweep(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
             say(f"{trial.name} failed: {reason}")
         row = {"name": trial.name, "setting": trial.setting, "seed": trial.recipe.seed}
         done.append({**row, "summary": summary, "error": reason})
+        if summary is not None or rows.get(trial.name, {}).get("summary") is None:
+            rows[trial.name] = done[-1]
         if is_first_process():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_json(folder / SWEEP_FILE, done)
+                write_json(file, list(rows.values()))
             except OSError as error:
-                raise UserError(f"cannot write {folder / SWEEP_FILE}: {error}") from error
+                raise UserError(f"cannot write {file}: {error}") from error
     return done
 
 

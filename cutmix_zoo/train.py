@@ -18,6 +18,7 @@ from tqdm import tqdm
 from cutmix_zoo.data.datasets import dataset_size
 from cutmix_zoo.errors import OneProcessError, Preempted, UserError, one_line, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
+from cutmix_zoo.known import dataset_title
 from cutmix_zoo.pictures import draw_curves
 from cutmix_zoo.training.checkpoint import Progress, load_checkpoint, read_progress
 from cutmix_zoo.training.dry_run import describe_cost, dry_run
@@ -31,7 +32,7 @@ from cutmix_zoo.training.preemption import stop_requests, stop_with_launcher
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.recipe import load_recipe, public_recipe, recipe_dict
 from cutmix_zoo.training.recipe_keys import describe_keys
-from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find_start, writing
+from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find_start, trained_by, writing
 from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _load(job: Job, checkpoint: Path, launch: Progress) -> Progress:
     if not checkpoint.exists():
         raise UserError(f"{checkpoint} is not on this machine: a run of several needs a folder that they all see.")
     start = read_progress(checkpoint)
-    changed = start.recipe["optimizer"] != launch.recipe["optimizer"]
+    changed = trained_by(checkpoint)["optimizer"] != launch.recipe["optimizer"]
     load_checkpoint(checkpoint, job.state, keep_settings=changed)
     before, now = ((each.train_images, each.recipe["data"]["batch_size"]) for each in (start, launch))
     if start.step and before != now:
@@ -182,7 +183,8 @@ def _finish(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     with writing(folder):
         provenance = {
             "tag": job.recipe.name,
-            "description": f"Trained with cutmix_zoo {summary['versions']['cutmix_zoo']} on {job.recipe.data.name}.",
+            "description": f"Trained with cutmix_zoo {summary['versions']['cutmix_zoo']} on "
+            f"{dataset_title(job.recipe.data.name)}.",
             "recipe": recipe_dict(public_recipe(job.recipe)),
             "summary": summary,
         }

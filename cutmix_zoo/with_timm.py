@@ -13,13 +13,14 @@ import runpy
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import timm.data
 import timm.data.mixup
 
 from cutmix_zoo.errors import UserError, run_command
 from cutmix_zoo.mixing import MixCollate
+from cutmix_zoo.mixing.timm_args import settings_from_timm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,7 +52,7 @@ class FastCollateMixup(MixCollate):
         multi_label: bool = False,
     ) -> None:
         try:
-            made = MixCollate.from_timm(
+            settings = settings_from_timm(
                 mixup_alpha=mixup_alpha,
                 cutmix_alpha=cutmix_alpha,
                 cutmix_minmax=cutmix_minmax,
@@ -63,9 +64,14 @@ class FastCollateMixup(MixCollate):
                 num_classes=num_classes,
                 multi_label=multi_label,
             )
+            super().__init__(*settings)
         except ValueError as error:  # they come from the script's command line
             raise UserError(str(error)) from error
-        super().__init__(made.plans.mix, made.num_classes, made.smoothing)
+
+    @classmethod
+    def from_timm(cls, **mixup_args: Any) -> Self:
+        """Make it from timm's arguments; labels are smoothed if that is asked for, as by the method of MixCollate."""
+        return cls(**{"label_smoothing": 0.0, **mixup_args})
 
 
 @contextmanager

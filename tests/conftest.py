@@ -63,6 +63,16 @@ def _one_thread() -> Any:
 
 
 @pytest.fixture
+def own_accelerator() -> Any:
+    """Accelerate keeps its settings for the process; this test's are its own."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A local store of this test's own, empty."""
     with monkeypatch.context() as patch:

@@ -9,21 +9,30 @@ import pytest
 
 from cutmix_zoo.evaluation.report_seeds import paired_difference
 from cutmix_zoo.sweep import Trial, make_parser, make_trials, parse_axis
+from cutmix_zoo.train import make_parser as make_train_parser
 from cutmix_zoo.training.files import read_json
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.recipe import load_recipe, recipe_dict, recipe_difference
 from cutmix_zoo.training.run import LEFT_TO_DATA, MAY_DIFFER
+from cutmix_zoo.training.settings import Recipe
 from tests.results_text import marked_interval
 
 RESULTS = Path(__file__).parents[1] / "results"
 TEXT = (RESULTS / "README.md").read_text(encoding="utf-8")
-CASES = ("scratch-1000",)
+CASES = ("scratch-1000", "finetune-1000")
 METHODS = ("baseline", "cutmix")
+
+
+def command_of(module: str, folder: str) -> str:
+    """Find the arguments of the command that stands in the text and makes a folder."""
+    lines = re.sub(r"\\\n *", "", TEXT)
+    (command,) = re.findall(rf"^.*-m cutmix_zoo\.{module} (.* advice/{folder})$", lines, re.MULTILINE)
+    return str(command)
 
 
 def trials_of(sweep: str) -> list[Trial]:
     """List the runs of a folder, as the command that stands in the text would make them."""
-    (command,) = re.findall(rf"^.*-m cutmix_zoo\.sweep (.* advice/{sweep})$", TEXT.replace("\\\n", " "), re.MULTILINE)
+    command = command_of("sweep", sweep)
     options, rest = make_parser().parse_known_args(shlex.split(command))
     return make_trials(options.config, dict(map(parse_axis, options.axes)), options.seeds, split_overrides(rest))
 
@@ -58,7 +67,8 @@ def advice_lines(case: str) -> list[str]:
 
 
 def test_every_folder_is_of_a_case() -> None:
-    assert {folder.name for folder in (RESULTS / "advice").iterdir()} == {f"{a}-{b}" for a in CASES for b in METHODS}
+    folders = {folder.name for folder in (RESULTS / "advice").iterdir()}
+    assert folders == {"pretrained", *(f"{case}-{method}" for case in CASES for method in METHODS)}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -81,8 +91,16 @@ def test_the_runs_are_those_of_the_command(sweep: str) -> None:
     trials = {trial.name: trial.recipe for trial in trials_of(sweep)}
     assert trials.keys() == {folder.name for folder in (RESULTS / "advice" / sweep).iterdir()}
     for name, recipe in trials.items():
-        folder = RESULTS / "advice" / sweep / name
-        trained = load_recipe(folder / "recipe.yaml")
-        assert not recipe_difference(recipe_dict(recipe), recipe_dict(trained), (*MAY_DIFFER, *LEFT_TO_DATA))
-        summary = read_json(folder / "summary.json")
-        assert (summary["epochs"], summary["mixed_precision"]) == (recipe.schedule.epochs, "bf16")
+        check_run(RESULTS / "advice" / sweep / name, recipe)
+
+
+def check_run(folder: Path, recipe: Recipe) -> None:
+    trained = load_recipe(folder / "recipe.yaml")
+    assert not recipe_difference(recipe_dict(recipe), recipe_dict(trained), (*MAY_DIFFER, *LEFT_TO_DATA))
+    summary = read_json(folder / "summary.json")
+    assert (summary["epochs"], summary["mixed_precision"]) == (recipe.schedule.epochs, "bf16")
+
+
+def test_what_is_fine_tuned_is_the_network_of_the_command() -> None:
+    options, rest = make_train_parser().parse_known_args(shlex.split(command_of("train", "pretrained")))
+    check_run(RESULTS / "advice" / "pretrained", load_recipe(options.config, split_overrides(rest)))

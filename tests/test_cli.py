@@ -15,7 +15,7 @@ from cutmix_zoo import __version__
 from cutmix_zoo.cli import command
 from cutmix_zoo.data.fashion_mnist import MINI_ROOT
 from cutmix_zoo.data.idx import read_idx
-from cutmix_zoo.errors import Preempted, SampleError, UserError, refuse_existing, run_command
+from cutmix_zoo.errors import Preempted, SampleError, UserError, prepare_new_file, run_command
 from cutmix_zoo.mixing import CANONICAL
 from cutmix_zoo.training.recipe import find_recipe, load_recipe, shipped_recipes
 
@@ -280,13 +280,13 @@ def test_what_is_the_users_is_one_line_and_what_is_ours_keeps_its_traceback(
 
 
 def test_a_file_that_is_there_or_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    refuse_existing(tmp_path / "new" / "file")
+    prepare_new_file(tmp_path / "new" / "file")
     assert (tmp_path / "new").is_dir()
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="exists and is not overwritten"):
-        refuse_existing(tmp_path / "file")
+        prepare_new_file(tmp_path / "file")
     with pytest.raises(UserError, match="cannot write"):
-        refuse_existing(tmp_path / "file" / "sub")
+        prepare_new_file(tmp_path / "file" / "sub")
 
 
 def test_no_command_overwrites_a_file(tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ def test_seeds_differ_in_every_part_and_in_order() -> None:
     assert seed_for(-1) == seed_for(2**64 - 1)
 
 
+def test_streams_keep_their_numbers() -> None:
+    """Another number is another run: each of them is part of every seed."""
+    numbers = {stream.name: stream.value for stream in Stream}
+    names = ("INIT", "SHUFFLE", "AUGMENT", "MIX", "MODEL", "SUBSET", "HOLDOUT", "EVALUATE")
+    assert numbers == {name: number for number, name in enumerate(names, start=1)}
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int32, np.uint8])
 def test_integers_of_numpy_are_integers(dtype: type[np.integer]) -> None:
     assert seed_for(dtype(7), Stream.MIX, dtype(2), dtype(200)) == seed_for(7, Stream.MIX, 2, 200)

@@ -146,3 +146,19 @@ def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch: pytest.Mon
         draw_curves([], tmp_path / "x.png")
     with pytest.raises(UserError, match="matplotlib"):
         draw_gallery(torch.zeros(2, 8, 8, dtype=torch.uint8), ("a", "b"), {}, tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(("count", "columns"), [(0, 6), (2, 0)])
+def test_a_picture_of_nothing_is_refused(count: int, columns: int, tmp_path: Path) -> None:
+    images, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(UserError, match=f"needs at least one image, got {count} images for 4 rows of {columns}: give"):
+        draw_mixed(images[:count], labels, IdentityPlan(2, 4, 4), ("a",), tmp_path / "a.png", columns=columns)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder.png").mkdir()
+    for place in (tmp_path / "file" / "a.png", tmp_path / "folder.png"):
+        with pytest.raises(UserError, match=f"cannot write {place}: "):
+            draw_curves([{"epoch": 0, "top1": 1.0, "train_loss": 1.0}], place)

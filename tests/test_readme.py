@@ -97,16 +97,6 @@ def test_block(
         assert scope["loss"].item() == pytest.approx(math.log(21))
 
 
-@pytest.fixture
-def own_accelerator() -> Any:
-    """Accelerate keeps its settings for the process, and Trainer sets some."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.mark.usefixtures("own_accelerator")
 def test_block_of_transformers(tmp_path: Path) -> None:
     from transformers import TrainingArguments, ViTConfig, ViTForImageClassification

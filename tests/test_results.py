@@ -143,12 +143,12 @@ def under_noise(run: Path) -> float:
     return statistics.mean(row["error"] for row in rows if row["corruption"] == "gaussian_noise")
 
 
-def under_pgd(run: Path) -> float:
-    return next(
-        row["top1"]
-        for row in read_json(run / "adversarial.json")["rows"]
-        if (row["attack"], row["budget"]) == ("pgd", 8)
-    )
+def under_pgd(budget: int) -> Callable[[Path], float]:
+    def read(run: Path) -> float:
+        rows = read_json(run / "adversarial.json")["rows"]
+        return next(row["top1"] for row in rows if (row["attack"], row["budget"]) == ("pgd", budget))
+
+    return read
 
 
 BASELINE, CUTMIX = ("fashion_mnist_resnet8_baseline", "fashion_mnist_resnet8_cutmix")
@@ -166,7 +166,10 @@ BASELINE, CUTMIX = ("fashion_mnist_resnet8_baseline", "fashion_mnist_resnet8_cut
             "({:.3f} to {:.3f})",
             [(CUTMIX, number("calibration", f"held_out_ece_{when}")) for when in ("before", "after")],
         ),
-        ("({:.1f} % and {:.1f} % top-1)", [(recipe, under_pgd) for recipe in (BASELINE, CUTMIX)]),
+        (
+            "({:.1f} % and {:.1f} % top-1; at 2/255 {:.0f} % and {:.0f} %)",
+            [(recipe, under_pgd(budget)) for budget in (8, 2) for recipe in (BASELINE, CUTMIX)],
+        ),
         ("the error rises from {:.0f} % to {:.0f} %", [(recipe, under_noise) for recipe in (BASELINE, CUTMIX)]),
     ],
 )

@@ -3,6 +3,7 @@ import os
 import signal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,6 +124,29 @@ def test_a_run_that_does_not_fit_into_memory_is_a_row_without_numbers(
     assert "set runtime.micro_batch (auto finds what fits), lower data.batch_size" in large["error"]
     assert (halved["summary"]["micro_batch"], halved["error"]) == (8, None)
     assert json.loads((tmp_path / "sweep" / "sweep.json").read_text()) == [large, halved]
+
+
+def test_the_list_of_runs_keeps_those_of_earlier_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: dict[str, Any] = {}
+
+    def train(_: object, folder: Path, **__: object) -> dict[str, float]:
+        if outcomes[folder.name] is None:
+            raise UserError("cannot resume: another recipe")
+        return {"top1": outcomes[folder.name]}
+
+    def listed(lrs: list[str], **found: float | None) -> dict[str, tuple[float | None, str | None]]:
+        outcomes.update({f"optimizer.lr={lr},seed=0": found[f"lr{lr}"] for lr in lrs})
+        sweep(make_trials("quickstart", {"optimizer.lr": lrs}, 1, {}), tmp_path)
+        rows = json.loads((tmp_path / "sweep.json").read_text())
+        return {
+            row["setting"]["optimizer.lr"]: (row["summary"] and row["summary"]["top1"], row["error"]) for row in rows
+        }
+
+    monkeypatch.setattr(cutmix_zoo.sweep, "train", train)
+    failed = (None, "cannot resume: another recipe")
+    assert listed(["1", "2"], lr1=91.0, lr2=None) == {"1": (91.0, None), "2": failed}
+    assert listed(["1", "3"], lr1=None, lr3=93.0) == {"1": (91.0, None), "2": failed, "3": (93.0, None)}
+    assert listed(["2"], lr2=92.0) == {"1": (91.0, None), "2": (92.0, None), "3": (93.0, None)}
 
 
 def test_one_seed_has_no_spread() -> None:

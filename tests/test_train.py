@@ -326,20 +326,17 @@ def test_checkpoints_within_an_epoch_by_steps_and_by_time(
     assert weights(tmp_path / "time") == weights(tmp_path / "steps") == weights(folder)
 
 
+@pytest.mark.usefixtures("own_accelerator")
 def test_half_precision_trains_and_is_measured_in_float32(
     finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.state import AcceleratorState
 
     recipe, folder = finished
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    summary = train(recipe, tmp_path / "half")
+    numbers = evaluate(str(tmp_path / "half"))["accuracy"]
     AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        summary = train(recipe, tmp_path / "half")
-        numbers = evaluate(str(tmp_path / "half"))["accuracy"]
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        PartialState._reset_state()
     assert summary["mixed_precision"] == "bf16"
     assert weights(tmp_path / "half") != weights(folder)
     assert numbers["top1"] == summary["top1"]
@@ -682,6 +679,17 @@ def test_a_folder_of_images_trains_a_timm_model(image_folder: Path, tmp_path: Pa
     assert (model.num_classes, tuple(model.pretrained_cfg["input_size"])) == (3, (3, 16, 16))
     assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["label_names"] == ["ant", "bee", "cat"]
     assert evaluate(str(tmp_path / "run"), "folder")["accuracy"]["top1"] == summary["top1"]
+
+
+@leaves_files_open
+def test_all_of_another_folder_of_classes_can_be_measured(image_folder: Path, tmp_path: Path) -> None:
+    options = {"data.name": "folder", "data.root": str(image_folder), "data.workers": "0", "data.val_fraction": "0.5"}
+    recipe = load_recipe("quickstart", {**IMAGES, **options, "data.val_split": "none", "model.name": "test_resnet"})
+    train(recipe, tmp_path / "run")
+    for split, expected in ((None, ("0.5 of train", 3)), (".", (".", 6))):
+        other = EvaluateOptions(root=str(image_folder / "val"), split=split, workers=0)
+        found = evaluate(str(tmp_path / "run"), options=other)["accuracy"]
+        assert (found["split"], found["count"]) == expected
 
 
 @leaves_files_open

@@ -288,6 +288,15 @@ def test_every_argument_arrives() -> None:
     assert type(pickle.loads(pickle.dumps(minmax))) is FastCollateMixup
 
 
+def test_it_is_made_from_timms_arguments_as_its_parent_is() -> None:
+    arguments = {"mixup_alpha": 0.3, "cutmix_alpha": 0.7, "mode": "elem", "num_classes": 5}
+    ours, parent = FastCollateMixup.from_timm(**arguments), MixCollate.from_timm(**arguments)
+    assert type(ours) is FastCollateMixup
+    assert ours.plans.mix == parent.plans.mix
+    assert (ours.smoothing, ours.num_classes) == (parent.smoothing, parent.num_classes) == (0.0, 5)
+    assert FastCollateMixup.from_timm(label_smoothing=0.2).smoothing == 0.2
+
+
 def test_several_labels_an_image() -> None:
     samples = [(torch.zeros(3, 8, 8, dtype=torch.uint8), torch.eye(4)[i] + torch.eye(4)[0]) for i in (1, 2, 3, 1)]
     collate_fn = FastCollateMixup(1.0, mode="elem", label_smoothing=0.0, num_classes=4, multi_label=True)

@@ -15,6 +15,7 @@ from PIL import Image
 from timm.data import ImageDataset, ImageNetInfo, create_dataset
 from timm.data.dataset import IterableImageDataset
 from torch.utils.data import Dataset, IterableDataset
+from torchvision.datasets import QMNIST
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from cutmix_zoo.data.canvases import Canvases
@@ -124,8 +125,9 @@ def _open_part(settings: DataSettings, split: Split) -> Part:
     """Open the training split without what is held out, or what is held out."""
     if is_stream(settings.name):
         raise UserError(f"nothing can be held out of a stream ({settings.name}): leave out val_fraction and fold")
-    whole = open_split(replace(settings, val_fraction=0.0, fold=None, train_split=_train_split(settings)), "train")
-    if split == "val":
+    train_split = _train_split(settings)
+    whole = open_split(replace(settings, val_fraction=0.0, fold=None, train_split=train_split), "train")
+    if split == "val" and train_split != ".":  # which takes every folder for a class
         _warn_of_unused(settings)
     instead = "name the split to evaluate on with data.val_split, and leave out val_fraction and fold"
     labels = need_labels(whole, settings, "nothing can be held out", instead)
@@ -144,14 +146,16 @@ def _open_part(settings: DataSettings, split: Split) -> Part:
 
 
 def _train_split(settings: DataSettings) -> str:
-    """Say what is held out of: where a folder has no folders for its splits, of all there is."""
+    """Say what is held out of: where a folder has no folders for its splits, of all there is.
+
+    A class may be called train or valid: its folder holds images, and that of a split the folders of classes.
+    """
     split = settings.train_split
     # a name that was set is looked for: it may be misspelt
     if settings.name not in _FOLDERS or split != DataSettings.train_split:
         return split
     root = Path(_root(settings))
-    folders = (*_synonyms(split), *_synonyms(settings.val_split))
-    if not root.is_dir() or any((root / name).exists() for name in folders):
+    if not root.is_dir() or _has_splits(root, {*_synonyms(split), *_synonyms(settings.val_split)}):
         return split
     if (below := _folder_below_classes(root)) is None:
         return "."
@@ -160,6 +164,14 @@ def _train_split(settings: DataSettings) -> str:
         f"{_contents(root)}. Expected ROOT/SPLIT/CLASS/IMAGE, or ROOT/CLASS/IMAGE and nothing below; set "
         "data.train_split to the name of your subfolder of training images"
     )
+
+
+def _has_splits(root: Path, names: set[str]) -> bool:
+    """Tell whether folders of these names are splits: they hold folders, or there are no others, of classes."""
+    found = {path.name: path for path in root.iterdir() if path.is_dir()}
+    splits = [found[name] for name in names & found.keys()]
+    holds_folders = any(inner.is_dir() for path in splits for inner in path.iterdir())
+    return holds_folders or (bool(splits) and len(splits) == len(found))
 
 
 def _folder_below_classes(root: Path) -> Path | None:
@@ -475,7 +487,10 @@ def known_labels(dataset: Any) -> NDArray[Any] | None:
     reader = getattr(dataset, "reader", None)
     for owner in (dataset, reader):
         if (targets := getattr(owner, "targets", None)) is not None:
-            return np.asarray(targets)
+            labels = np.asarray(targets)
+            if isinstance(owner, QMNIST):
+                labels = labels[:, 0]  # beside each class it keeps who wrote the digit, and more
+            return labels if labels.ndim == 1 else None
     if samples := getattr(reader, "samples", None):
         return np.asarray([label for _, label in samples])
     return None

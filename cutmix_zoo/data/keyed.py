@@ -98,6 +98,9 @@ class Plain(Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
+        # how iteration by places finds the end; read_sample would blame the data
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"the dataset has {len(self)} samples, got index {index}")
         return *self.prepare(*read_sample(self.dataset, index)), SampleKey(epoch=0, step=0, index=index)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from cutmix_zoo.checks import require
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
 
@@ -40,6 +41,7 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
 
     Raises:
         UserError: when the batch does not divide among the processes, or is larger than the dataset.
+        ValueError: when ``rank`` is none of the processes.
 
     Example:
         >>> sampler = KeyedBatchSampler(10, 4, seed=0)
@@ -58,6 +60,7 @@ class KeyedBatchSampler(Sampler[list[SampleKey]]):
         world_size: int = 1,
         labels: Tensor | None = None,
     ) -> None:
+        _check_rank(rank, world_size)
         local_batch_size(batch_size, world_size)
         if size < batch_size:
             raise UserError(f"the dataset has {size} images, less than a batch: set data.batch_size to {size} or less")
@@ -115,6 +118,10 @@ def _rounds(members: Tensor, count: int, size: int, generator: torch.Generator) 
     return torch.cat(shuffled)[:count]
 
 
+def _check_rank(rank: int, world_size: int) -> None:
+    require(0 <= rank < world_size, f"rank must be from 0 and below world_size={world_size}, got {rank}")
+
+
 def local_batch_size(batch_size: int, world_size: int) -> int:
     """Divide a batch among the processes.
 
@@ -140,10 +147,14 @@ def eval_indices(size: int, rank: int = 0, world_size: int = 1) -> range:
     Returns:
         Their indices; ranks may differ by one in how many.
 
+    Raises:
+        ValueError: when ``rank`` is none of the processes.
+
     Example:
         >>> list(eval_indices(5, 0, 2)), list(eval_indices(5, 1, 2))
         ([0, 2, 4], [1, 3])
     """
+    _check_rank(rank, world_size)
     return range(rank, size, world_size)
 
 
@@ -159,10 +170,14 @@ def eval_batches(size: int, batch_size: int, rank: int = 0, world_size: int = 1)
     Returns:
         The positions of the samples of each of this process's batches; ranks may differ by one batch.
 
+    Raises:
+        ValueError: when ``rank`` is none of the processes.
+
     Example:
         >>> eval_batches(5, 2, 0, 2), eval_batches(5, 2, 1, 2)
         ([range(0, 2), range(4, 5)], [range(2, 4)])
     """
+    _check_rank(rank, world_size)
     return [range(start, min(start + batch_size, size)) for start in range(0, size, batch_size)][rank::world_size]
 
 

@@ -98,6 +98,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         size = self.input_size or (1, 1, 1)
+        require(len(size) == 3, f"input_size must be three numbers: channels, height and width, got {size}")
         require(size[0] in (1, 3), f"input_size must begin with 1 or 3 channels, got {size}")
         require(min(size) >= 1, f"input_size must have a positive height and width, got {size}")
         require(min(self.std or (1,)) > 0, f"std must be positive, got {self.std}")

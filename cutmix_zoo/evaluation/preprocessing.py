@@ -24,12 +24,13 @@ def with_preprocessing(settings: DataSettings, network: nn.Module) -> DataSettin
         network: a network made by ``timm.create_model``.
 
     Returns:
-        The settings with the network's input size, mean, standard deviation, interpolation and ``crop_pct``.
+        The settings with the network's input size, mean, standard deviation, interpolation and ``crop_pct``; size and
+        crop are those for testing, where it has others than for training, as in timm's ``validate.py``.
 
     Raises:
         UserError: if the network asks for what :func:`~cutmix_zoo.data.transforms.eval_transform` does not make.
     """
-    config = resolve_model_data_config(network)
+    config = resolve_model_data_config(network, use_test_size=True)
     if config["crop_mode"] != "center":
         raise UserError(f"the model asks for crop_mode {config['crop_mode']!r}; only 'center' can be evaluated so far.")
     try:

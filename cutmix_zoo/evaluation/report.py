@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutmix_zoo.errors import UserError, refuse_existing
+from cutmix_zoo.errors import UserError, prepare_new_file
 from cutmix_zoo.evaluation.figures import save_figures
 from cutmix_zoo.evaluation.findings import csv_text
 from cutmix_zoo.evaluation.report_folders import read_folders
@@ -40,7 +40,7 @@ def report(folders: Sequence[Path], output: Path, csv: Path | None = None, plots
     if csv is not None and csv.resolve() == output.resolve():
         raise UserError(f"{output} cannot be both the page and the table; give --csv another file.")
     for file in (*files, *([plots] if plots is not None else [])):
-        refuse_existing(file)
+        prepare_new_file(file)
     models = read_folders(folders)
     given = {"--output": output, "--csv": csv, "--plots": plots}
     options = [word for option, path in given.items() if path is not None for word in (option, str(path))]

@@ -53,6 +53,10 @@ class ResultFolder:
         """The numbers of a suite."""
         return self.path / f"{suite}.json"
 
+    def not_measured(self, suites: Sequence[str]) -> list[str]:
+        """List those of some suites whose numbers are not here yet."""
+        return [suite for suite in suites if not self.suite_file(suite).exists()]
+
     def check(self, about: Mapping[str, Any], suites: Sequence[str]) -> None:
         """Check that results may be written here: of the same model on the same data, and of suites not yet measured.
 

@@ -11,7 +11,8 @@ from timm.models import get_pretrained_cfg, is_model, model_entrypoint
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.hub.method import method_of, mix_settings, other_settings
-from cutmix_zoo.known import known_dataset, whole_validation
+from cutmix_zoo.known import FOLDERS, dataset_title, known_dataset, whole_validation
+from cutmix_zoo.training.launch import launch_command
 from cutmix_zoo.training.recipe import (
     find_shipped,
     load_recipe,
@@ -38,11 +39,8 @@ METRICS = {
 }
 """What ``results.json`` may hold: the Hub's name of the metric, what it is called, its unit."""
 
-_IN_THE_PACKAGE = ("fashion_mnist_mini",)
+_IN_THE_PACKAGE = ("fashion_mnist_mini", "fashion_mnist_canvas")
 """Datasets that need no folder."""
-
-_FOLDERS = ("folder", "torch/folder", "torch/image_folder")
-"""Folders of images, whose names say nothing to others."""
 
 _HUB_READERS = ("hfds", "hfids")
 """Prefixes of datasets that timm reads from the Hub: what follows is their identifier there."""
@@ -230,8 +228,8 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
         EvalResult(
             task_type="image-classification",
             # what the Hub's own tools call a folder of images
-            dataset_type=benchmark.hub_id if benchmark else "imagefolder" if name in _FOLDERS else name,
-            dataset_name=_title(name),
+            dataset_type=benchmark.hub_id if benchmark else "imagefolder" if name in FOLDERS else name,
+            dataset_name=dataset_title(name),
             dataset_split=_split(results),
             metric_type=metric,
             metric_name=title,
@@ -253,16 +251,10 @@ def _split(results: Mapping[str, Any]) -> str:
     return benchmark.validation_split if benchmark else str(results["split"])
 
 
-def _title(dataset: str) -> str:
-    """Say what a dataset is called, to those who do not know our names."""
-    known = known_dataset(dataset)
-    return known.title if known else "a folder of images" if dataset in _FOLDERS else dataset
-
-
 def _what_it_is(facts: CardFacts) -> str:
     count, size = facts.config["num_classes"], facts.config["pretrained_cfg"]["input_size"]
     known, recipe = facts.known, facts.recipe
-    data = f"[{known.title}]({known.homepage})" if known else _title(facts.dataset or "unknown data")
+    data = f"[{known.title}]({known.homepage})" if known else dataset_title(facts.dataset or "unknown data")
     method = _method(facts) or "an unknown method"
     how = "without mixing" if method == "none" else f"with {method}"
     base = (
@@ -275,7 +267,7 @@ def _what_it_is(facts: CardFacts) -> str:
     )
     described = facts.entry.description if facts.entry else facts.config["pretrained_cfg"].get("description")
     names = facts.config.get("label_names")
-    if described and not (facts.entry and recipe):  # of our own, the first sentence and the table say it
+    if described and not recipe:  # of our own, the first sentence and the table say it
         text += f" {described}"
     if facts.entry is not None and facts.entry.page is not None:
         text += f" Its authors published it at {facts.entry.page}."
@@ -294,8 +286,8 @@ def _numbers(facts: CardFacts) -> str:
         if key in results
     ]
     protocol = (
-        f"Measured on the split `{_split(results)}` of {_title(results['dataset'])}: {results['count']:,} images, in "
-        f"one view each, with the preprocessing of `config.json`{_seeds(facts)}."
+        f"Measured on the split `{_split(results)}` of {dataset_title(results['dataset'])}: {results['count']:,} "
+        f"images, in one view each, with the preprocessing of `config.json`{_seeds(facts)}."
     )
     table = "\n".join(["| metric | value |", "|---|---|", *rows])
     missing = "This card has no numbers on calibration, robustness and transfer."
@@ -385,22 +377,23 @@ def _training(facts: CardFacts) -> str:
     if recipe.model.name.startswith("local-dir:"):
         return f"{table}\n\nThe weights that the training started from are not published, so it cannot be repeated."
     kept = "`recipe.yaml` in this repository is the whole recipe: " if facts.repo else ""
-    return (
-        f"{table}\n\n{kept}`{_training_command(facts, recipe)}` trains it again; on the CPU, with the same versions, "
-        "to the bit."
+    exact = (
+        "on the CPU, with the same versions, to the bit"
+        if "commit" in summary["versions"]
+        else "its commit is not on record, so the numbers may differ in their last digits"
     )
+    return f"{table}\n\n{kept}`{_training_command(facts, recipe)}` trains it again; {exact}."
 
 
 def _training_command(facts: CardFacts, recipe: Recipe) -> str:
     """Write the command that repeats the training, with as many processes and the same precision."""
     summary = facts.summary
-    launch = f"--num_processes {summary['processes']} --mixed_precision {summary['mixed_precision']}"
-    if threads := re.match(r"CPU, (\d+) thread", summary["device"]):
-        cpu = "--cpu " if summary["processes"] == 1 else ""
-        launch = f"{cpu}{launch} --num_cpu_threads_per_process {threads[1]}"
+    threads = re.match(r"CPU, (\d+) thread", summary["device"])
+    launch = launch_command(summary["processes"], summary["mixed_precision"], int(threads[1]) if threads else None)
     config = "recipe.yaml" if facts.repo else f"{recipe.name} --seed {recipe.seed}"
-    data = "" if recipe.data.name in _IN_THE_PACKAGE else " --data.root FOLDER"
-    return f"accelerate launch {launch} -m cutmix_zoo.train --config {config}{data}"
+    reader = recipe.data.name.partition("/")[0]
+    data = "" if recipe.data.name in _IN_THE_PACKAGE or reader in _HUB_READERS else " --data.root FOLDER"
+    return f"{launch} -m cutmix_zoo.train --config {config}{data}"
 
 
 def _precision(summary: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cutmix_zoo.mixing.memory import LARGE
-from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of, is_known_to_numpy
+from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of
 from cutmix_zoo.mixing.rows import batch_order, blocks, gather
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class BlendPlan(DonorPlan):
 
     def _row_dtype(self, images: Tensor) -> torch.dtype | None:
         # floating point goes by rows only where memory is the limit: they stay in the cache
-        large = images.nbytes >= LARGE and images.is_floating_point() and is_known_to_numpy(images.dtype)
+        large = images.nbytes >= LARGE and images.dtype in (torch.float32, torch.float64)
         return images.dtype if images.dtype == torch.uint8 or large else None
 
 
@@ -242,6 +242,11 @@ def _is_dense(array: np.ndarray, order: Sequence[int]) -> bool:
 
 def _blend_floats(own: np.ndarray, partner: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
     """Blend as torch.lerp does: from the nearer end, so that a weight of 0 or 1 gives one of them as it is."""
+    if out.dtype == np.float16:  # of which a difference may overflow where the blend does not
+        wide = np.empty(out.shape, np.float32)
+        _blend_floats(own.astype(np.float32), partner.astype(np.float32), weight.astype(np.float32), wide)
+        out[...] = wide
+        return
     np.subtract(own, partner, out=out)
     if weight.size == 1:
         near, step = (partner, weight) if weight < 0.5 else (own, weight - 1)

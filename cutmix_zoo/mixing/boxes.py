@@ -27,7 +27,7 @@ def clipped_boxes(lam: Tensor, centre: Tensor, height: int, width: int) -> Tenso
 
     The nominal side is ``floor(size * sqrt(1 - lam))``, and half of it (rounded down) goes to each
     side of the centre: an odd side loses a pixel, a side of 1 is an empty box. What sticks out of
-    the image is cut off, so with alpha 1 a box covers 0.300 of a 32 x 32 image and 0.318 of a
+    the image is cut off, so with alpha 1 a box covers 0.299 of a 32 x 32 image and 0.318 of a
     224 x 224 one on average, not the nominal half.
 
     Args:
@@ -39,6 +39,9 @@ def clipped_boxes(lam: Tensor, centre: Tensor, height: int, width: int) -> Tenso
     Returns:
         (N, 4) int64: top, left, bottom, right of each box (:class:`Box`).
 
+    Raises:
+        ValueError: if a lambda is outside [0, 1] or a centre outside the image.
+
     **Source**: Yun et al., CutMix (ICCV 2019), equation 2 and algorithm A1; rounding from the
     authors' code.
 
@@ -47,6 +50,9 @@ def clipped_boxes(lam: Tensor, centre: Tensor, height: int, width: int) -> Tenso
         [[0, 2, 8, 18]]
     """
     size = np.array([height, width])
+    _check_within("lam", lam, (lam.numpy() >= 0) & (lam.numpy() <= 1), "[0, 1]")
+    inside = (centre.numpy() >= 0) & (centre.numpy() < size)
+    _check_within("centre", centre, inside, f"the image of {height} x {width} pixels")
     half = _nominal_sides(lam, size).astype(np.int64) // 2
     top_left = np.maximum(centre.numpy() - half, 0)
     bottom_right = np.minimum(centre.numpy() + half, size)
@@ -70,11 +76,16 @@ def inside_boxes(lam: Tensor, position: Tensor, height: int, width: int) -> Tens
     Returns:
         (N, 4) int64: top, left, bottom, right of each box (:class:`Box`).
 
+    Raises:
+        ValueError: if a lambda is outside [0, 1] or a position outside [0, 1).
+
     Example:
         >>> inside_boxes(torch.tensor([0.75], dtype=torch.float64), torch.tensor([[0.0, 0.99]]), 32, 32).tolist()
         [[0, 16, 16, 32]]
     """
     size = np.array([height, width])
+    _check_within("lam", lam, (lam.numpy() >= 0) & (lam.numpy() <= 1), "[0, 1]")
+    _check_within("position", position, (position.numpy() >= 0) & (position.numpy() < 1), "[0, 1)")
     side = _nominal_sides(lam, size).round().astype(np.int64)
     return torch.from_numpy(place_inside(side, position.numpy(), size))
 
@@ -92,6 +103,11 @@ def place_inside(side: np.ndarray, position: np.ndarray, size: np.ndarray) -> np
     """
     corner = (position * (size - side + 1)).astype(np.int64)
     return np.concatenate([corner, corner + side], axis=-1)
+
+
+def _check_within(name: str, values: Tensor, inside: np.ndarray, where: str) -> None:
+    if not inside.all():
+        raise ValueError(f"{name} must lie within {where}, got {values.tolist()}")
 
 
 def _nominal_sides(lam: Tensor, size: np.ndarray) -> np.ndarray:

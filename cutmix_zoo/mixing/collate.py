@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Self
 from timm.data import FastCollateMixup
 
 from cutmix_zoo.checks import require
-from cutmix_zoo.mixing.drawing import PlanSource
+from cutmix_zoo.mixing.drawing import PlanSource, check_whole
 from cutmix_zoo.mixing.feature import needs_network
 from cutmix_zoo.mixing.memory import Buffers, by_value, empty_batch
 from cutmix_zoo.mixing.mixed_target import MixedTarget
-from cutmix_zoo.mixing.plan import IGNORE_INDEX, IdentityPlan
+from cutmix_zoo.mixing.plan import IdentityPlan
 from cutmix_zoo.mixing.rows import batch_order
 from cutmix_zoo.mixing.samples import read_samples
-from cutmix_zoo.mixing.targets import check_classes, mix_by_kind
-from cutmix_zoo.mixing.timm_args import method_from_timm
+from cutmix_zoo.mixing.targets import IGNORE_INDEX, check_classes, mix_by_kind
+from cutmix_zoo.mixing.timm_args import settings_from_timm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,8 +66,13 @@ class MixCollate(FastCollateMixup):
 
     When the samples carry a :class:`~cutmix_zoo.keys.SampleKey`, the plan is a function of (seed, epoch,
     step, rank): see :func:`~cutmix_zoo.mixing.drawing.plan_for`. Otherwise it is drawn from a generator of the
-    collate's own, seeded by the loader worker's seed (without workers, by ``torch.initial_seed()``), and the global
-    generators are not touched.
+    collate's own, and the global generators are not touched. That generator is seeded once for each seed it meets, the
+    loader worker's or without workers ``torch.initial_seed()``: ``torch.manual_seed`` with the number that is set
+    already does not restart the draws, and going back to an earlier number, after another one, replays them from their
+    start. To repeat a run in one process, make a new collate.
+
+    On the first batch that is mixed, each method inside ``mix`` is tried on two of its images, so that one that cannot
+    mix such data is refused then, and not when it is first drawn.
 
     Args:
         mix: the method; any but those that mix inside the network.
@@ -84,12 +89,14 @@ class MixCollate(FastCollateMixup):
         reuse: number of buffers of each batch shape through which each process goes round; 0 for new memory each
             time. A batch of images is then overwritten when the process that made it makes its ``reuse``-th one of
             that shape after it, so it must be used up, or copied to a device, by then. With loader workers, of which
-            each runs ahead by ``prefetch_factor`` batches, that is at least ``prefetch_factor + 2``. Buffers are
-            kept, so where batches have many shapes, there are that many times as many.
+            each runs ahead by ``prefetch_factor`` batches, that is at least ``prefetch_factor + 2``. Of an iterable
+            dataset it is at least ``prefetch_factor * num_workers + 2``: workers that have samples left also take
+            over the batches of those that have none. Buffers are kept, so where batches have many shapes, there are
+            that many times as many.
 
     Raises:
-        ValueError: if ``epochs``, ``smoothing``, ``num_classes`` or ``reuse`` is out of range, there is smoothing
-            without classes, or ``mix`` mixes inside the network.
+        ValueError: if a number is out of range or no whole one, there is smoothing without classes, or ``mix`` mixes
+            inside the network.
         TypeError: if ``mix`` is no mixing method.
 
     Example:
@@ -118,7 +125,8 @@ class MixCollate(FastCollateMixup):
         self.plans = PlanSource(mix, seed=seed, rank=rank, epochs=epochs)
         require(not needs_network(mix), f"{mix} mixes inside the network, which a collate has not: use mix_features")
         check_classes(num_classes, smoothing)
-        require(reuse >= 0, f"reuse must be at least 0, got {reuse}")
+        check_whole("reuse", reuse, lowest=0)
+        check_whole("ignore_index", ignore_index)
         self.num_classes = num_classes
         self.smoothing = smoothing
         self.keep_plan = keep_plan
@@ -140,12 +148,10 @@ class MixCollate(FastCollateMixup):
         Raises:
             ValueError: if timm's arguments do not fit, or rows of several labels were to be smoothed.
         """
-        require(
-            not (multi_label and label_smoothing > 0),
-            "label_smoothing of several labels an image is not defined here (timm's moves them towards 0.5): "
-            "give label_smoothing=0, or smoothed labels",
+        settings = settings_from_timm(
+            label_smoothing=label_smoothing, num_classes=num_classes, multi_label=multi_label, **mixing
         )
-        return cls(method_from_timm(**mixing), num_classes, label_smoothing)
+        return cls(*settings)
 
     @property
     def mixup_enabled(self) -> bool:
@@ -175,7 +181,8 @@ class MixCollate(FastCollateMixup):
             ``keep_plan`` say.
 
         Raises:
-            ValueError: if there is no sample, the images differ in shape or dtype, or a label does not fit.
+            ValueError: if there is no sample, the images differ in shape or dtype, a label does not fit, or from
+                the first batch, a method cannot mix it.
             TypeError: if a sample is something else.
         """
         read = read_samples(batch)
@@ -184,7 +191,10 @@ class MixCollate(FastCollateMixup):
         layout = ((len(read.images), *first.shape), batch_order(first), first.dtype)
         output = empty_batch(*layout) if self._buffers is None else self._buffers.next(*layout)
         plan.write(read.images, output.array)
+        target: Any
         if self.keep_plan:
-            return output.tensor(), MixedTarget.of(plan, read.labels, self.num_classes, self.smoothing)
-        targets = mix_by_kind(plan, read.labels, self.num_classes, self.smoothing, self.ignore_index)
-        return output.tensor(), by_value(targets)
+            target = MixedTarget.of(plan, read.labels, self.num_classes, self.smoothing)
+        else:
+            target = by_value(mix_by_kind(plan, read.labels, self.num_classes, self.smoothing, self.ignore_index))
+        self.plans.try_once([read.images], read.labels, self.ignore_index)
+        return output.tensor(), target

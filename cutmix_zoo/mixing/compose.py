@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Unpack
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from cutmix_zoo.checks import require, require_choice, require_fraction
 from cutmix_zoo.mixing.joined_plans import ChoicePlan, SequencePlan
-from cutmix_zoo.mixing.method import Context, MixMethod
+from cutmix_zoo.mixing.method import Context, MixMethod, as_tuple
 from cutmix_zoo.mixing.pairing import Per, numpy_generator, torch_generator
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
 
@@ -48,9 +49,11 @@ class OneOf:
     def __post_init__(self) -> None:
         _as_methods(self, self.mixes)
         if self.weights is not None:
-            object.__setattr__(self, "weights", tuple(self.weights))
-            fits = len(self.weights) == len(self.mixes) and min(self.weights) >= 0 and 0 < sum(self.weights) < math.inf
-            require(fits, f"weights must be {len(self.mixes)} numbers from 0, not all 0, got {self.weights}")
+            weights = as_tuple(self.weights)
+            numbers = len(weights) == len(self.mixes) and all(isinstance(weight, Real) for weight in weights)
+            fits = numbers and min(weights) >= 0 and 0 < sum(weights) < math.inf
+            require(fits, f"weights must be {len(self.mixes)} numbers from 0, not all 0, got {weights}")
+            object.__setattr__(self, "weights", weights)
         require_choice("per", self.per, ("batch", "pair", "sample"))
         if self.per == "pair":
             reverse = all(getattr(mix, "pairing", None) == "reverse" for mix in self.mixes)

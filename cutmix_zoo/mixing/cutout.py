@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, Unpack
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from cutmix_zoo.checks import require, require_choice, require_count, require_fraction
 from cutmix_zoo.mixing.erase_plan import ErasePlan
+from cutmix_zoo.mixing.method import as_tuple
 from cutmix_zoo.mixing.pairing import numpy_generator
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
 
@@ -57,9 +58,10 @@ class Cutout:
         require_fraction("prob", self.prob)
         require_choice("per", self.per, ("batch", "sample"))
         if self.fill is not None:
-            fill = tuple(self.fill) if isinstance(self.fill, Sequence) else (self.fill,)
+            fill = as_tuple(self.fill)
             require(len(fill) > 0, "fill must have at least one value, or be None")
-            require(all(map(math.isfinite, fill)), f"fill must be finite, got {fill}")
+            finite = all(isinstance(value, Real) and math.isfinite(value) for value in fill)
+            require(finite, f"fill must be finite numbers, one or one for each channel, got {fill}")
             object.__setattr__(self, "fill", fill)
 
     def draw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
@@ -11,8 +12,13 @@ from cutmix_zoo.checks import require, require_count
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
 from cutmix_zoo.mixing.compose import check_method
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
+from cutmix_zoo.mixing.trial import try_methods
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
     from cutmix_zoo.mixing.method import Context, Images, MixMethod
 
 
@@ -53,28 +59,33 @@ class PlanSource:
     """Draws the plans of batch after batch; what is set here reaches loader workers that are already running.
 
     With a :class:`~cutmix_zoo.keys.SampleKey`, a plan is a function of (seed, epoch, step, rank): see
-    :func:`plan_for`. Without one it is drawn from a generator of this object's own, which is seeded by the loader
-    worker's seed (without workers, by ``torch.initial_seed()``), and the global generators are not touched.
+    :func:`plan_for`. Without one it is drawn from a generator of this object's own, and the global generators are not
+    touched. That generator is seeded once for each seed that it meets, the loader worker's or without workers
+    ``torch.initial_seed()``: whoever seeds torch again with the same number does not restart the draws, and whoever
+    goes back to an earlier number, after another one, replays them from their start.
 
     Args:
         mix: the method.
-        seed: the run's seed.
-        rank: this process among those that train together.
+        seed: the run's seed, a whole number.
+        rank: this process among those that train together, from 0.
         epochs: length of the run, which scheduled methods need to know.
 
     Raises:
-        ValueError: if ``epochs`` is below 1.
+        ValueError: if ``epochs`` is below 1, ``seed`` is no whole number or ``rank`` none from 0.
         TypeError: if ``mix`` is no mixing method.
     """
 
     def __init__(self, mix: MixMethod, *, seed: int = 0, rank: int = 0, epochs: int | None = None) -> None:
         check_method("mix", mix)
+        check_whole("seed", seed)
+        check_whole("rank", rank, lowest=0)
         if epochs is not None:
             require_count("epochs", epochs)
         self.mix, self.seed, self.rank, self.epochs = mix, seed, rank, epochs
         self._enabled = torch.ones((), dtype=torch.bool).share_memory_()
         self._epoch = torch.full((), _UNKNOWN).share_memory_()
         self._own: tuple[int, torch.Generator] | None = None
+        self._tried = False
 
     def __getstate__(self) -> dict[str, Any]:
         # a generator's state does not survive the way to a spawned worker, which starts its own anyway
@@ -101,7 +112,7 @@ class PlanSource:
         Raises:
             ValueError: if the run has no such epoch.
         """
-        require(epoch >= 0, f"epoch must be at least 0, got {epoch}")
+        check_whole("epoch", epoch, lowest=0)
         if self.epochs is not None:
             require(epoch < self.epochs, f"epoch must be below epochs={self.epochs}, got {epoch}")
         self._epoch.fill_(epoch)
@@ -129,6 +140,21 @@ class PlanSource:
             return self.mix.draw(*shape, generator=self._own_generator(), **context)
         return plan_for(self.mix, *shape, seed=self.seed, epoch=key.epoch, step=key.step, rank=self.rank, **context)
 
+    def try_once(self, images: Sequence[Images], labels: Tensor, ignore_index: int) -> None:
+        """Try all methods on the first batch that is mixed (:func:`~cutmix_zoo.mixing.trial.try_methods`).
+
+        Args:
+            images: of the batch, those that are mixed alike.
+            labels: of the batch.
+            ignore_index: the class of mask pixels that a method erases.
+
+        Raises:
+            ValueError: if a method cannot mix such a batch.
+        """
+        if self.enabled and not self._tried:
+            try_methods(self.mix, images, labels, ignore_index)
+            self._tried = True
+
     def _own_generator(self) -> torch.Generator:
         worker = get_worker_info()
         origin = torch.initial_seed() if worker is None else worker.seed
@@ -136,3 +162,10 @@ class PlanSource:
         if self._own is None or self._own[0] != origin:
             self._own = origin, generator_for(origin, Stream.MIX, self.seed, self.rank)
         return self._own[1]
+
+
+def check_whole(name: str, value: object, lowest: int | None = None) -> None:
+    """Raise ValueError unless ``value`` is a whole number, of at least ``lowest`` if that is given."""
+    fits = not isinstance(value, bool) and isinstance(value, Integral) and (lowest is None or int(value) >= lowest)
+    expected = "a whole number" if lowest is None else f"a whole number of at least {lowest}"
+    require(fits, f"{name} must be {expected}, got {value!r}")

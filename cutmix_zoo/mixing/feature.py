@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,9 @@ from cutmix_zoo.mixing.blend_plan import BlendPlan
 from cutmix_zoo.mixing.compose import Chain, OneOf, check_method
 from cutmix_zoo.mixing.joined_plans import JoinedPlan, SequencePlan
 from cutmix_zoo.mixing.maps import as_map, bare_model, is_channels_last, module_of, stages_of
-from cutmix_zoo.mixing.method import Context, MixMethod
+from cutmix_zoo.mixing.method import Context, MixMethod, as_tuple
 from cutmix_zoo.mixing.pairing import numpy_generator, torch_generator
-from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan, bits_of
-from cutmix_zoo.mixing.rows import stack
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from cutmix_zoo.mixing.rows import Samples
+from cutmix_zoo.mixing.plan import IdentityPlan, ImagesStayPlan, MixPlan
 
 MapSizes = Sequence[tuple[int, int] | None]
 """Height and width of the maps at depth 0, 1, ...; None where a map is a row of tokens."""
@@ -72,7 +66,7 @@ class FeatureMix:
         require(
             not any(isinstance(mix, FeatureMix) for mix in nested(self.mix)), "mix must not hold another FeatureMix"
         )
-        depths = tuple(self.depths) if isinstance(self.depths, Sequence) else (self.depths,)
+        depths = as_tuple(self.depths)
         whole = all(isinstance(depth, int) and not isinstance(depth, bool) and depth >= 0 for depth in depths)
         require(len(depths) > 0 and whole, f"depths must be whole numbers from 0, at least one, got {depths}")
         object.__setattr__(self, "depths", depths)
@@ -125,7 +119,7 @@ class FeatureMix:
 
 
 @dataclass(frozen=True, eq=False)
-class FeaturePlan(MixPlan):
+class FeaturePlan(ImagesStayPlan):
     """Maps inside a network are mixed; images stay as they are, labels are mixed as the maps.
 
     :func:`mix_features` carries it out. Shares and sources are those of the inner plan, so ``pixel_shares`` counts the
@@ -170,10 +164,6 @@ class FeaturePlan(MixPlan):
     def label_shares(self) -> Tensor:  # noqa: D102
         return self.inner.label_shares
 
-    def apply(self, images: Tensor) -> Tensor:  # noqa: D102
-        self._check_images(images)
-        return images
-
     def apply_maps(self, maps: Tensor, *, channels_last: bool = False) -> Tensor:
         """Mix the output of the module at this depth.
 
@@ -199,15 +189,6 @@ class FeaturePlan(MixPlan):
         if first and not (last and channels_last):
             return self.inner.apply(maps)
         return self.inner.apply(maps.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
-
-    def _transform(self, images: Tensor) -> Tensor:
-        return images
-
-    def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
-        stack(samples, out, rows)
-
-    def _row_dtype(self, images: Tensor) -> torch.dtype | None:
-        return bits_of(images.dtype)
 
     def _mask_plan(self, _: int) -> MixPlan:
         raise ValueError(

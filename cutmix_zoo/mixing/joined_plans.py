@@ -33,6 +33,9 @@ class JoinedPlan(MixPlan):
         # parts that want to see the bits and parts that want to see the numbers cannot share their rows
         return seen.pop() if len(seen) == 1 else (images.dtype if None not in seen else None)
 
+    def _mask_plan(self, ignore_index: int) -> MixPlan:
+        return replace(self, parts=tuple(part._mask_plan(ignore_index) for part in self.parts))
+
 
 @dataclass(frozen=True, eq=False)
 class SequencePlan(JoinedPlan):
@@ -111,9 +114,6 @@ class SequencePlan(JoinedPlan):
             samples = between
         last._write(samples, out, rows)
 
-    def _mask_plan(self, ignore_index: int) -> MixPlan:
-        return replace(self, parts=tuple(part._mask_plan(ignore_index) for part in self.parts))
-
 
 @dataclass(frozen=True, eq=False)
 class ChoicePlan(JoinedPlan):
@@ -169,9 +169,6 @@ class ChoicePlan(JoinedPlan):
         for number, part in enumerate(self.parts):
             part._write(samples, out, [i for i in rows if choice[i] == number])
 
-    def _mask_plan(self, ignore_index: int) -> MixPlan:
-        return replace(self, parts=tuple(part._mask_plan(ignore_index) for part in self.parts))
-
 
 @dataclass(frozen=True, eq=False)
 class ConcatenatedPlan(JoinedPlan):
@@ -205,9 +202,6 @@ class ConcatenatedPlan(JoinedPlan):
             stop = start + part.batch_size
             part._write(samples[start:stop], out[start:stop], [i - start for i in rows if start <= i < stop])
             start = stop
-
-    def _mask_plan(self, ignore_index: int) -> MixPlan:
-        return replace(self, parts=tuple(part._mask_plan(ignore_index) for part in self.parts))
 
     @property
     def _sizes(self) -> list[int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -30,6 +30,17 @@ class Context(TypedDict, total=False):
     """What will be mixed; :class:`~cutmix_zoo.mixing.SaliencyMix` looks at it."""
     map_sizes: Sequence[tuple[int, int] | None]
     """Height and width of the feature maps at depth 0, 1, ...; :class:`~cutmix_zoo.mixing.FeatureMix` needs them."""
+
+
+def as_tuple(values: object) -> tuple[Any, ...]:
+    """Return a setting that may be one value or several (a list, an array, a tensor) as a tuple of Python's values.
+
+    Example:
+        >>> as_tuple(2), as_tuple(np.arange(2)), as_tuple([0.5, 1])
+        ((2,), (0, 1), (0.5, 1))
+    """
+    plain: Any = values.tolist() if isinstance(values, np.ndarray | np.generic | torch.Tensor) else values
+    return tuple(plain) if isinstance(plain, Iterable) and not isinstance(plain, str) else (plain,)
 
 
 class MixMethod(Protocol):

@@ -16,15 +16,12 @@ from torch import Tensor
 
 from cutmix_zoo.mixing.memory import INTEGERS, empty_like
 from cutmix_zoo.mixing.rows import stack
-from cutmix_zoo.mixing.targets import LamAndPartner, mix_labels, mix_values
+from cutmix_zoo.mixing.targets import IGNORE_INDEX, LamAndPartner, mix_labels, mix_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cutmix_zoo.mixing.rows import Samples
-
-IGNORE_INDEX = 255
-"""The class of mask pixels that count for nothing, as in VOC and Cityscapes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,8 +197,25 @@ def bits_of(dtype: torch.dtype) -> torch.dtype | None:
     return None if dtype.is_complex else INTEGERS.get(dtype.itemsize)
 
 
+class ImagesStayPlan(MixPlan):
+    """A plan that leaves the pixels of images as they are; the common part of those."""
+
+    def apply(self, images: Tensor) -> Tensor:  # noqa: D102
+        self._check_images(images)
+        return images
+
+    def _transform(self, images: Tensor) -> Tensor:
+        return images
+
+    def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
+        stack(samples, out, rows)
+
+    def _row_dtype(self, images: Tensor) -> torch.dtype | None:
+        return bits_of(images.dtype)
+
+
 @dataclass(frozen=True, eq=False)
-class IdentityPlan(MixPlan):
+class IdentityPlan(ImagesStayPlan):
     """Nothing is mixed: every image is its own and only source.
 
     Example:
@@ -221,19 +235,6 @@ class IdentityPlan(MixPlan):
     @property
     def label_shares(self) -> Tensor:  # noqa: D102
         return self.pixel_shares
-
-    def apply(self, images: Tensor) -> Tensor:  # noqa: D102
-        self._check_images(images)
-        return images
-
-    def _transform(self, images: Tensor) -> Tensor:
-        return images
-
-    def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
-        stack(samples, out, rows)
-
-    def _row_dtype(self, images: Tensor) -> torch.dtype | None:
-        return bits_of(images.dtype)
 
     def _mask_plan(self, _: int) -> MixPlan:
         return self

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from cutmix_zoo.mixing.plan import MixPlan
 
 
+IGNORE_INDEX = 255
+"""The class of mask pixels that count for nothing, as in VOC and Cityscapes."""
+
+
 class Mixed(Protocol):
     """What knows how a batch was mixed: a plan, or a :class:`~cutmix_zoo.mixing.MixedTarget`."""
 
@@ -141,7 +145,7 @@ def mix_values(values: Tensor, sources: Tensor, shares: Tensor) -> Tensor:
 
 
 def mix_by_kind(
-    plan: MixPlan, labels: Tensor, num_classes: int | None, smoothing: float = 0.0, ignore_index: int = 255
+    plan: MixPlan, labels: Tensor, num_classes: int | None, smoothing: float = 0.0, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
     """Mix the labels of a batch as their kind asks for.
 
@@ -149,7 +153,8 @@ def mix_by_kind(
         plan: of the batch.
         labels: (B,) integers: classes; (B, ..., height, width) integers: class masks, cut and pasted like the images,
             where what the plan erases becomes ``ignore_index``; floating point: dense targets (B, K), or with
-            ``num_classes=None`` any values (B, ...) of the whole image, so no maps of the images' size.
+            ``num_classes=None`` any values (B, ...) of the whole image: no maps of the images' size, and with more
+            than three dimensions no maps of another.
         num_classes: K; or None where there are no classes to spread over.
         smoothing: label smoothing of one integer label an image, in [0, 1]; 0 for all other labels.
         ignore_index: the class of mask pixels that the plan erases.
@@ -175,6 +180,13 @@ def mix_by_kind(
             raise ValueError(
                 f"labels of shape {tuple(labels.shape)} are maps of the images' size, of which an average over the "
                 "whole image would fit no pixel: mix them as further images, with plan.apply or MixTransform"
+            )
+        if labels.ndim > 3:
+            raise ValueError(
+                f"labels of shape {tuple(labels.shape)} look like maps of another size than the images' "
+                f"{plan.height} x {plan.width}, of which an average over the whole image would fit no place: resize "
+                "them to the images' and mix them as further images, with plan.apply or MixTransform; or if they are "
+                "values of the whole image, flatten them to (B, N)"
             )
         return plan.mix_values(labels)
     return plan.mix_targets(labels, num_classes, smoothing)

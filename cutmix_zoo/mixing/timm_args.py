@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cutmix_zoo.checks import require, require_fraction
 from cutmix_zoo.mixing.compose import OneOf
@@ -16,6 +16,31 @@ if TYPE_CHECKING:
     from cutmix_zoo.mixing.pairing import Per
 
 _PER: dict[str, Per] = {"batch": "batch", "pair": "pair", "elem": "sample"}
+
+
+def settings_from_timm(
+    *, label_smoothing: float = 0.0, num_classes: int = 1000, multi_label: bool = False, **mixing: Any
+) -> tuple[MixMethod, int, float]:
+    """Make the settings of the collate that stands for ``FastCollateMixup(**mixup_args)``.
+
+    Args:
+        label_smoothing: in [0, 1].
+        num_classes: K.
+        multi_label: labels are rows of K zeros and ones.
+        mixing: timm's other arguments; see :func:`method_from_timm`.
+
+    Returns:
+        The method, the number of classes and the label smoothing.
+
+    Raises:
+        ValueError: if timm's arguments do not fit, or rows of several labels were to be smoothed.
+    """
+    require(
+        not (multi_label and label_smoothing > 0),
+        "label_smoothing of several labels an image is not defined here (timm's moves them towards 0.5): "
+        "give label_smoothing=0, or smoothed labels",
+    )
+    return method_from_timm(**mixing), num_classes, label_smoothing
 
 
 def method_from_timm(
@@ -35,7 +60,7 @@ def method_from_timm(
     - Any batch size is taken; the middle image of an odd batch stays as it is.
     - mixup's lambda is rounded to a whole 256th.
     - A box of CutMix is that of the authors' code, which loses a pixel of an odd side. timm 1.0.31 keeps it: half of
-      the side, ``(side + 1) // 2``, lies beyond the centre. Of 32 x 32 pixels timm pastes 0.311 on average, we 0.300.
+      the side, ``(side + 1) // 2``, lies beyond the centre. Of 32 x 32 pixels timm pastes 0.311 on average, we 0.299.
     - A side of the box of ``cutmix_minmax`` may be the largest that is named; timm's is smaller.
 
     Args:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from cutmix_zoo.checks import require
-from cutmix_zoo.mixing.drawing import PlanSource
+from cutmix_zoo.mixing.drawing import PlanSource, check_whole
 from cutmix_zoo.mixing.feature import needs_network
 from cutmix_zoo.mixing.mixed_target import MixedTarget
-from cutmix_zoo.mixing.plan import IGNORE_INDEX
 from cutmix_zoo.mixing.samples import describe
-from cutmix_zoo.mixing.targets import check_classes, mix_by_kind
+from cutmix_zoo.mixing.targets import IGNORE_INDEX, check_classes, mix_by_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +23,14 @@ if TYPE_CHECKING:
 class MixTransform:
     """Mix batches: call it in the training step, or in a loader worker as part of the collate.
 
-    Each batch has a plan of its own, drawn from a generator of the transform's, which is seeded by the loader worker's
-    seed (without workers, by ``torch.initial_seed()``); the global generators are not touched.
+    Each batch has a plan of its own, drawn from a generator of the transform's; the global generators are not touched.
+    That generator is seeded once for each seed it meets, the loader worker's or without workers
+    ``torch.initial_seed()``: ``torch.manual_seed`` with the number that is set already does not restart the draws, and
+    going back to an earlier number, after another one, replays them from their start. To repeat a run in one process,
+    make a new transform.
+
+    On the first batch that is mixed, each method inside ``mix`` is tried on two of its images, so that one that cannot
+    mix such data is refused then, and not when it is first drawn.
 
     Args:
         mix: the method; any but those that mix inside the network.
@@ -42,8 +47,8 @@ class MixTransform:
         label_key: where batches are mappings, the key of the labels.
 
     Raises:
-        ValueError: if ``epochs``, ``smoothing`` or ``num_classes`` is out of range, there is smoothing without
-            classes, one key comes without the other, or ``mix`` mixes inside the network.
+        ValueError: if a number is out of range or no whole one, there is smoothing without classes, one key comes
+            without the other, or ``mix`` mixes inside the network.
         TypeError: if ``mix`` is no mixing method.
 
     Example:
@@ -72,6 +77,7 @@ class MixTransform:
         self.plans = PlanSource(mix, seed=seed, rank=rank, epochs=epochs)
         require(not needs_network(mix), f"{mix} mixes inside the network, which a transform has not: use mix_features")
         check_classes(num_classes, smoothing)
+        check_whole("ignore_index", ignore_index)
         require(
             (image_key is None) == (label_key is None),
             f"image_key and label_key go together, got {image_key!r} and {label_key!r}",
@@ -118,7 +124,7 @@ class MixTransform:
         Raises:
             TypeError: if the batch, the images or the labels are something else.
             ValueError: if sizes do not fit, a label is outside the classes, the plan does not take the dtype of the
-                images, or a key is missing.
+                images, a key is missing, or from the first batch, a method cannot mix it.
         """
         images, labels = self._unpack(batch)
         first, *others = _tensors(images)
@@ -136,6 +142,7 @@ class MixTransform:
         else:
             target = mix_by_kind(plan, labels, self.num_classes, self.smoothing, self.ignore_index)
         mixed = _map(plan.apply, images)
+        self.plans.try_once([first, *others], labels, self.ignore_index)
         if self.image_key is None:
             return mixed, target
         return {**batch, self.image_key: mixed, self.label_key: target}

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import timm
 import torch
 from safetensors.torch import save
@@ -56,7 +57,7 @@ def export_model(
         folder: where to write; made if need be.
         data_config: what the network was trained for, with timm's keys: ``input_size`` (channels, height, width),
             ``mean`` and ``std`` (one number a channel), ``interpolation``, ``crop_pct`` and, optionally, ``crop_mode``;
-            as ``timm.data.resolve_data_config`` returns it.
+            as ``timm.data.resolve_data_config`` returns it. Numbers may be NumPy's.
         label_names: the name of each class in the order of the logits; None if they have none.
         provenance: JSON-serialisable facts. Those that timm has a field for (``tag, license, description,
             origin_url, paper_name, paper_ids, notes``) go into its ``pretrained_cfg``, all others under
@@ -80,7 +81,8 @@ def export_model(
         content = save(weights, metadata={"format": "pt"})
         config["sha256"] = hashlib.sha256(content).hexdigest()
         Path(staging, "model.safetensors").write_bytes(content)
-        Path(staging, "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(config, indent=2, default=_from_numpy)
+        Path(staging, "config.json").write_text(f"{text}\n", encoding="utf-8")
         _check_loads(staging, model, config["pretrained_cfg"]["input_size"])
         for name in ("model.safetensors", "config.json"):
             Path(staging, name).replace(folder / name)
@@ -129,6 +131,13 @@ def _check_data_config(data_config: dict[str, Any]) -> None:
                 f"data_config[{key!r}] must hold one number for each of the {in_chans} channels of input_size, "
                 f"got {data_config[key]}"
             )
+
+
+def _from_numpy(value: object) -> Any:
+    """Turn numbers and arrays of NumPy into Python's, for JSON."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torchvision.transforms.functional import normalize
 
-from cutmix_zoo.errors import UserError, one_line, refuse_existing
+from cutmix_zoo.errors import UserError, one_line, prepare_new_file
 from cutmix_zoo.models.labels import known_label_names
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def export_onnx(network: nn.Module, file: Path, *, opset: int | None = None) -> 
             with these operators, or the file does not compute the same. Then no file is left.
     """
     _check_packages()
-    refuse_existing(file)
+    prepare_new_file(file)
     if opset is not None and opset < LOWEST_OPSET:
         raise UserError(f"opset {opset} cannot be written: take {LOWEST_OPSET} or more, or leave it out.")
     _check_size(network)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+import torch
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
@@ -144,7 +145,8 @@ def plain_weights(network: nn.Module) -> dict[str, Tensor]:
     """Return the weights with which the same network without ShakeDrop computes the same in evaluation.
 
     ShakeDrop has no weights, but scales each branch in evaluation; here the scale is multiplied into the last layer of
-    the branch. All else is the network's ``state_dict``.
+    the branch, in float32 where weights are of half precision, which would round it. All else is the network's
+    ``state_dict``.
 
     Args:
         network: a network, whose weights are not modified.
@@ -154,7 +156,8 @@ def plain_weights(network: nn.Module) -> dict[str, Tensor]:
         if isinstance(block.drop_path, ShakeDrop):
             last = f"{name}.{_end_of_branch(block)}"
             for key in weights.keys() & {f"{last}.weight", f"{last}.bias"}:
-                weights[key] = weights[key] * (1.0 - block.drop_path.drop_prob)
+                exact = weights[key].to(torch.promote_types(weights[key].dtype, torch.float32))
+                weights[key] = exact * (1.0 - block.drop_path.drop_prob)
     return weights
 
 

@@ -146,6 +146,7 @@ class StagedNet(nn.Module):
         self.feature_info, self.num_features = features, in_chs
         self.bn_final = nn.BatchNorm2d(in_chs, **dd) if final_norm else nn.Identity()
         self.act_final = nn.ReLU(inplace=True) if final_norm else nn.Identity()
+        self.drop_rate = drop_rate
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
         self.init_weights()
@@ -166,9 +167,9 @@ class StagedNet(nn.Module):
         """Compute the blocks again in the backward pass instead of keeping what they computed."""
         self.grad_checkpointing = enable
 
-    def get_classifier(self) -> nn.Module:
-        """Return the last layer."""
-        return self.fc
+    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
+        """Return the last layer, or (``name_only``) its name, as timm asks."""
+        return "fc" if name_only else self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new classifier in place.

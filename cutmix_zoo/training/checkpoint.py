@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _STATE, _SUMS = "state.json", "checksums.json"
+_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?(\.old)?")
 
 
 @dataclass
@@ -83,7 +85,7 @@ class Progress:
 
     @property
     def name(self) -> str:
-        """What its checkpoint is called; names sort as positions in the run do."""
+        """What its checkpoint is called; see :func:`position`."""
         return f"epoch-{self.epoch:04d}" + (f"-step-{self.step:06d}" if self.step else "")
 
 
@@ -194,8 +196,22 @@ def delete_checkpoint(checkpoint: Path) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """List complete checkpoints, oldest first."""
-    return sorted(file for file in folder.glob("epoch-*") if (file / _SUMS).exists() and file.suffix != ".part")
+    """List complete checkpoints, oldest first; one that was being replaced comes before the one in its place."""
+    complete = [file for file in folder.glob("epoch-*") if _NAME.fullmatch(file.name) and (file / _SUMS).exists()]
+    return sorted(complete, key=lambda file: (position(file), file.suffix != ".old"))
+
+
+def position(checkpoint: Path) -> tuple[int, int]:
+    """Say where in a run a listed checkpoint lies: the epochs finished, and the steps done in the next one.
+
+    Example:
+        >>> from pathlib import Path
+        >>> position(Path("epoch-0002-step-000030")), position(Path("epoch-10000.old"))
+        ((2, 30), (10000, 0))
+    """
+    name = _NAME.fullmatch(checkpoint.name)
+    assert name is not None, checkpoint
+    return int(name[1]), int(name[2] or 0)
 
 
 def check_checkpoint(checkpoint: Path) -> None:

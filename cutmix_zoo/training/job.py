@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ from cutmix_zoo.models.drop_block import set_drop_block_progress
 from cutmix_zoo.models.export import DATA_KEYS, export_model
 from cutmix_zoo.training.checkpoint import TrainState
 from cutmix_zoo.training.environment import versions
-from cutmix_zoo.training.launch import sum_over_processes
+from cutmix_zoo.training.launch import one_process_first, sum_over_processes
 from cutmix_zoo.training.memory import find_micro_batch
 from cutmix_zoo.training.mix import draw_mix, make_collate, measure_maps, mixes_in_collate
 from cutmix_zoo.training.network import (
@@ -42,7 +44,7 @@ from cutmix_zoo.training.schedule import make_schedule
 from cutmix_zoo.training.splits import Splits, open_splits, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -212,11 +214,12 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
 def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
     world_size = accelerator.num_processes
     recipe = complete_input(recipe)
-    # a dataset is downloaded once, not by every process at a time
-    with accelerator.local_main_process_first():
+    with one_process_first(accelerator):
         splits = open_splits(recipe, world_size)
     recipe = resolve(recipe, splits.classes)
     network = make_network(recipe)
+    if recipe.model.pretrained and accelerator.is_main_process:
+        _warn_of_a_kept_classifier(network, splits.classes)
     # what a folder or the Hub says of a network's shape is part of what is trained, and exported
     recipe = replace(recipe, model=replace(recipe.model, args={**saved_args(network), **recipe.model.args}))
     if recipe.runtime.channels_last:
@@ -236,10 +239,9 @@ def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
     loader = _train_loader(recipe, splits.train, accelerator.device, common)
     clean, val = (_eval_loader(recipe, split, accelerator.device, common) for split in (splits.clean, splits.val))
     backend = recipe.runtime.compile
-    trained = network if backend is None else torch.compile(network, backend=backend)
-    model, wrapped_optimizer = accelerator.prepare(trained, optimizer)
-    # the loop autocasts by itself; without this the bare network would too, and be measured in half precision
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    trained: Any = network if backend is None else torch.compile(network, backend=backend)
+    with _unchanged_forward(network, trained):
+        model, wrapped_optimizer = accelerator.prepare(trained, optimizer)
     return Job(
         recipe=recipe,
         accelerator=accelerator,
@@ -257,6 +259,33 @@ def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         micro_batch=None if recipe.runtime.micro_batch == "auto" else recipe.runtime.micro_batch,
         ema=ModelEmaV3(network, recipe.ema.decay, use_warmup=recipe.ema.warmup) if recipe.ema.decay else None,
     )
+
+
+def _warn_of_a_kept_classifier(network: nn.Module, classes: Sequence[str]) -> None:
+    """Say what timm does without a word where the pretrained weights happen to have as many classes as the data."""
+    names = tuple(getattr(network, "pretrained_cfg", {}).get("label_names") or ())
+    if len(names) == len(classes) and names != tuple(classes):
+        warnings.warn(
+            f"the pretrained weights are of as many classes as the data, {len(names)}, and keep their classifier, "
+            f"which was trained for others ({', '.join(names[:3])}, ...).",
+            stacklevel=2,
+        )
+
+
+@contextmanager
+def _unchanged_forward(*networks: nn.Module) -> Iterator[None]:
+    """Take back that Accelerate lets a network autocast by itself.
+
+    The loop autocasts; the bare network would too, and be measured in half precision. Accelerate's own way back,
+    ``unwrap_model(keep_fp32_wrapper=False)``, puts what was the compiled network's on the bare one.
+    """
+    keys = ("forward", "_original_forward")
+    before = [{key: vars(network)[key] for key in keys if key in vars(network)} for network in networks]
+    yield
+    for network, kept in zip(networks, before, strict=True):
+        for key in keys:
+            vars(network).pop(key, None)
+        vars(network).update(kept)
 
 
 def _train_loader(

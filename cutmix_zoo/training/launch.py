@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +12,7 @@ import torch
 from cutmix_zoo.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_TWO_ON_CPU = (
-    "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 "
-    "--mixed_precision no --dynamo_backend no --num_cpu_threads_per_process 1 --main_process_port 0 "
-    "-m MODULE ..."
-)
+
+_IN_PARTS = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG")
+"""What of Accelerate spreads a network over processes, as the launcher's environment names it."""
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
@@ -31,19 +30,53 @@ def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
     return "ACCELERATE_MIXED_PRECISION" in environment
 
 
-def check_launch(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse a launch that asked for several processes and started one.
+def launch_command(processes: int, precision: str, cpu_threads: int | None = None) -> str:
+    """Write the launcher's part of a command that runs on one machine, whatever the user's default configuration is.
 
-    ``accelerate launch --cpu --num_processes 2`` does that: it sets the rendezvous address for several
-    processes and no rank, and starts a single one.
+    Args:
+        processes: how many.
+        precision: Accelerate's name for it.
+        cpu_threads: of each process on the CPU; ``None`` for a GPU each.
+
+    Example:
+        >>> launch_command(1, "no", 2)
+        'accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+    --num_cpu_threads_per_process 2'
+        >>> launch_command(4, "bf16")
+        'accelerate launch --multi_gpu --num_processes 4 --num_machines 1 --mixed_precision bf16 --dynamo_backend no'
+    """
+    several, on_cpu = processes > 1, cpu_threads is not None
+    options = [
+        # with --cpu the launcher starts one process, whatever it is asked for
+        *(["--multi_gpu"] if several else ["--cpu"] if on_cpu else []),
+        f"--num_processes {processes} --num_machines 1 --mixed_precision {precision} --dynamo_backend no",
+        *([f"--num_cpu_threads_per_process {cpu_threads}"] if on_cpu else []),
+        *(["--main_process_port 0"] if several and on_cpu else []),
+    ]
+    return f"{'ACCELERATE_USE_CPU=true ' if several and on_cpu else ''}accelerate launch {' '.join(options)}"
+
+
+def check_launch(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a launch that asked for several processes and started one, or for a network in parts.
+
+    ``accelerate launch --cpu --num_processes 2`` does the first: it sets the rendezvous address for several
+    processes and no rank, and starts a single one. The second is what FSDP and its like do, often by the user's
+    default configuration; checkpoints, averages and exports are of whole networks.
 
     Raises:
-        UserError: with the command that does start several processes.
+        UserError: with what to do instead.
     """
+    for name in _IN_PARTS:
+        if environment.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise UserError(
+                f"accelerate was asked for {name}, and networks are trained whole in each process here: leave it out "
+                "of the command, or choose another configuration than that of `accelerate config` with --config_file."
+            )
     if is_launched(environment) and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
         raise UserError(
             "accelerate was asked for several processes but started only this one, as it does with --cpu or "
-            f"without --multi_gpu. For 2 processes on the CPU: {_TWO_ON_CPU} (For one process: unset MASTER_ADDR.)"
+            f"without --multi_gpu. For 2 processes on the CPU: {launch_command(2, 'no', 1)} -m MODULE ... "
+            "(For one process: unset MASTER_ADDR.)"
         )
 
 
@@ -55,8 +88,8 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
         folder: where trackers write; ``None`` logs nothing, and only looks whether the packages are there.
 
     Raises:
-        UserError: if a tracker's package is missing, the launcher lost processes (:func:`check_launch`), or
-            fp16 is asked for without a GPU.
+        UserError: if a tracker's package is missing, the launch is one that :func:`check_launch` refuses, or fp16 is
+            asked for without a GPU.
     """
     check_launch()
     for tracker in trackers:
@@ -147,6 +180,16 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
         raise failure
     result: T = value
     return result
+
+
+@contextmanager
+def one_process_first(accelerator: Accelerator) -> Iterator[None]:
+    """Let the main process do something before the others, and then the first of each machine.
+
+    So a dataset is downloaded once, whether or not the machines share a disk.
+    """
+    with accelerator.main_process_first(), accelerator.local_main_process_first():
+        yield
 
 
 class Consensus:

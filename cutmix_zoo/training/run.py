@@ -16,10 +16,11 @@ from cutmix_zoo.training.checkpoint import (
     check_checkpoint,
     delete_checkpoint,
     list_checkpoints,
+    position,
     read_progress,
 )
 from cutmix_zoo.training.files import read_json, write_json, write_lines, write_text
-from cutmix_zoo.training.recipe import dump_recipe, load_recipe, recipe_dict, recipe_difference
+from cutmix_zoo.training.recipe import dump_recipe, load_recipe, make_recipe, recipe_dict, recipe_difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +81,7 @@ class RunFolder:
     @property
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint, if there is one."""
-        return max(list_checkpoints(self.checkpoints), default=None)
+        return next(reversed(list_checkpoints(self.checkpoints)), None)
 
     @property
     def model(self) -> Path:
@@ -132,7 +133,8 @@ def find_start(
         The checkpoint to start from, or ``None`` to start from the beginning.
 
     Raises:
-        UserError: if the folder holds something else, or the checkpoint is damaged or does not fit.
+        UserError: if the folder holds something else, or the checkpoint is damaged or does not fit; with ``"auto"`` if
+            there are checkpoints and all are damaged, as beginning anew would delete what can still be read of them.
     """
     checkpoint: Path | None
     if resume is None:
@@ -156,14 +158,28 @@ def find_start(
 
 
 def _newest_sound(folder: RunFolder) -> Path | None:
-    for checkpoint in reversed(list_checkpoints(folder.checkpoints)):
+    checkpoints = list_checkpoints(folder.checkpoints)
+    for checkpoint in reversed(checkpoints):
         try:
             check_checkpoint(checkpoint)
         except UserError as error:
+            if checkpoint == checkpoints[0]:
+                raise UserError(
+                    f"{error} No earlier one is sound; to begin anew, choose another folder with --output."
+                ) from error
             warnings.warn(f"{error} Going back to an earlier one.", stacklevel=2)
         else:
             return checkpoint
     return None
+
+
+def trained_by(checkpoint: Path) -> dict[str, Any]:
+    """Read the recipe of a checkpoint, with the defaults of keys that it lacks, as of one of an earlier version.
+
+    Returns:
+        What :func:`~cutmix_zoo.training.recipe.recipe_dict` gives.
+    """
+    return recipe_dict(make_recipe(read_progress(checkpoint).recipe, str(checkpoint)))
 
 
 def begin(folder: RunFolder, recipe: Recipe, start: Progress) -> None:
@@ -190,7 +206,7 @@ def begin(folder: RunFolder, recipe: Recipe, start: Progress) -> None:
         write_lines(folder.metrics_file, start.metrics)
         # from the end, so that what is left after an interruption is a run up to somewhere
         for checkpoint in reversed(list_checkpoints(folder.checkpoints)):
-            if checkpoint.name.removesuffix(".old") > start.name:
+            if position(checkpoint) > (start.epoch, start.step):
                 delete_checkpoint(checkpoint)
         folder.write_status("running")
 
@@ -217,7 +233,7 @@ def _is_foreign(file: Path) -> bool:
 
 def _check_fits(checkpoint: Path, progress: Progress) -> None:
     before = read_progress(checkpoint)
-    _check_same(before.recipe, progress.recipe, checkpoint)
+    _check_same(trained_by(checkpoint), progress.recipe, checkpoint)
     for key in ("world_size", "mixed_precision", "train_images"):
         old, new = getattr(before, key), getattr(progress, key)
         if old != new:

@@ -1,6 +1,7 @@
 import gc
 import importlib.util
 import logging
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import SampleKey
 from cutmix_zoo.known import KNOWN_DATASETS
 from tests.conftest import png_bytes, random_image, write_tar
+from tests.data.conftest import idx_bytes
 
 RGB: dict[str, Any] = {"input_size": (3, 8, 8), "mean": (0.5,), "std": (0.5,)}
 
@@ -605,3 +607,51 @@ def test_of_the_datasets_only_those_with_boxes_offer_them(image_folder: Path) ->
             dataset = open_split(replace(settings, **changes), "val")
             assert not hasattr(dataset, "boxes")
             assert not hasattr(dataset, "image_size")
+
+
+def _write_qmnist(root: Path, split: str, digits: np.ndarray) -> None:
+    """Write torchvision's files of QMNIST: beside each digit seven more numbers, such as its writer."""
+    folder = root / "QMNIST" / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = np.full((len(digits), 8), 500, ">i4")
+    rows[:, 0] = digits
+    (folder / f"qmnist-{split}-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((len(digits), 28, 28), np.uint8)))
+    header = struct.pack(">BBBB2I", 0, 0, 12, 2, *rows.shape)
+    (folder / f"qmnist-{split}-labels-idx2-int").write_bytes(header + rows.tobytes())
+
+
+def test_the_labels_of_qmnist_are_its_digits(tmp_path: Path) -> None:
+    digits = np.arange(40) % 10
+    _write_qmnist(tmp_path, "train", digits)
+    spec = {"input_size": (1, 28, 28), "mean": (0.5,), "std": (0.5,)}
+    settings = DataSettings("torch/qmnist", root=str(tmp_path), **spec)
+    dataset = open_split(settings, "train")
+    assert datasets.known_labels(dataset).tolist() == digits.tolist() == [label for _, label in dataset]
+    check_labels(dataset, 10)
+    assert sorted(open_split(replace(settings, val_fraction=0.25), "val").targets.tolist()) == list(range(10))
+    assert len(open_split(replace(settings, only_classes=(1, 2)), "train")) == 8
+
+
+def test_rows_of_several_numbers_are_no_known_labels() -> None:
+    for targets in (np.zeros((4, 8), np.int64), [[0, 1], [1, 1]], 3):
+        assert datasets.known_labels(SimpleNamespace(targets=targets)) is None
+    assert datasets.known_labels(SimpleNamespace(targets=[2, 0])).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("held", [{"val_fraction": 0.25}, {"fold": "0/4"}])
+@pytest.mark.parametrize("name", ["train", "valid", "val", "validation"])
+def test_a_class_may_have_the_name_of_a_split(name: str, held: dict[str, Any], image_folder: Path) -> None:
+    classes = image_folder / "train"
+    (classes / "cat").rename(classes / name)
+    settings = folder_settings(classes, **held)
+    train, val = open_split(settings, "train"), open_split(settings, "val")
+    assert (len(train), len(val)) == (9, 3)
+    assert class_names(train, settings) == class_names(val, settings) == ("ant", "bee", name)
+
+
+def test_splits_without_folders_of_classes_are_not_taken_for_classes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        random_image(0, 9, 9).save(tmp_path / split / "0.png")
+    with pytest.raises(UserError, match="lie outside any class: expected ROOT/SPLIT/CLASS/IMAGE"):
+        open_split(folder_settings(tmp_path, val_fraction=0.25), "train")

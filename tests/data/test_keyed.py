@@ -80,6 +80,17 @@ def test_of_a_plain_samples_key_only_the_index_counts() -> None:
     assert (label, type(label)) == (2, int)
 
 
+def test_plain_samples_end_where_the_dataset_does() -> None:
+    class Two(Images):
+        def __len__(self) -> int:
+            return 2
+
+    dataset = Plain(Two(), Prepare(pil_to_tensor, 3))
+    assert [key.index for *_, key in dataset] == [0, 1]  # type: ignore[attr-defined]  # iterated by places
+    with pytest.raises(IndexError, match="the dataset has 2 samples, got index 2"):
+        dataset[2]
+
+
 @pytest.mark.parametrize("kind", ["keyed", "plain", "keyed stream", "plain stream"])
 def test_a_label_outside_the_classes(kind: str) -> None:
     prepare = Prepare(pil_to_tensor, 2)
@@ -139,6 +150,9 @@ def test_a_defect_of_a_transform_keeps_its_type() -> None:
 
 def test_an_image_is_decoded_where_its_errors_are_understood() -> None:
     class Lazy:
+        def __len__(self) -> int:
+            return 1
+
         def __getitem__(self, index: int) -> tuple[Image.Image, int]:
             return Image.open(io.BytesIO(png_bytes(random_image(0, 40, 50))[:3000])), 0
 

@@ -190,3 +190,14 @@ def test_a_balanced_subset_has_as_many_of_each_class_as_there_are(limit: int) ->
 def test_a_balanced_subset_of_all_is_all_and_of_none_is_none() -> None:
     assert balanced_subset(np.array([2, 0, 2]), None).tolist() == [0, 1, 2]
     assert balanced_subset(np.array([], np.int64), 3).tolist() == []
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(2, 2), (-1, 2), (0, 0)])
+def test_a_rank_is_one_of_the_processes(rank: int, world_size: int) -> None:
+    for make in (
+        lambda: KeyedBatchSampler(12, 4, seed=0, rank=rank, world_size=world_size),
+        lambda: eval_indices(12, rank, world_size),
+        lambda: eval_batches(12, 4, rank, world_size),
+    ):
+        with pytest.raises(ValueError, match=rf"^rank must be from 0 and below world_size={world_size}, got {rank}$"):
+            make()

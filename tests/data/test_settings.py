@@ -13,6 +13,8 @@ from cutmix_zoo.known import KNOWN_DATASETS
         ("batch_size", 0, "a whole number of at least 1, got 0"),
         ("workers", -1, "at least 0, got -1"),
         ("input_size", (2, 32, 32), r"begin with 1 or 3 channels, got \(2, 32, 32\)"),
+        ("input_size", (3, 32), r"three numbers: channels, height and width, got \(3, 32\)"),
+        ("input_size", (3, 32, 32, 1), "three numbers"),
         ("input_size", (3, 0, 32), "have a positive height and width"),
         ("std", (0.2, 0.0, 0.2), "positive"),
         ("pad", -1, "at least 0"),

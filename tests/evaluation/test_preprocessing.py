@@ -19,6 +19,13 @@ def test_it_is_the_networks_and_the_rest_stays() -> None:
     assert found == DataSettings("folder", root="x", **asked)
 
 
+def test_what_is_tested_at_another_size_is_measured_at_it() -> None:
+    net = timm.create_model("resnet18.a1_in1k")
+    assert net.pretrained_cfg["input_size"] == (3, 224, 224)
+    found = with_preprocessing(DataSettings("folder"), net)
+    assert (found.input_size, found.crop_pct) == ((3, 288, 288), 1.0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

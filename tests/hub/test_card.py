@@ -29,6 +29,12 @@ def facts(recipe: dict[str, Any] | None = None, **changes: Any) -> CardFacts:
     return replace(CardFacts("cifar_resnet20.mine", config, RESULTS, "apache-2.0", "me/cifar_resnet20.mine"), **changes)
 
 
+def summarized(**changes: Any) -> CardFacts:
+    """The shipped model on the Hub, trained by a run with another summary."""
+    provenance = CONFIG["provenance"]
+    return facts(config={**CONFIG, "provenance": {**provenance, "summary": {**provenance["summary"], **changes}}})
+
+
 def metadata(card: str) -> dict[str, Any]:
     return yaml.safe_load(card.split("---\n")[1])
 
@@ -257,17 +263,27 @@ def test_names_cannot_break_out_of_a_table() -> None:
 
 def test_the_command_that_repeats_a_training_is_that_of_the_run() -> None:
     assert (
-        "`accelerate launch --cpu --num_processes 1 --mixed_precision no --num_cpu_threads_per_process 2 "
-        "-m cutmix_zoo.train --config recipe.yaml --data.root FOLDER` trains it again"
+        "`accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no "
+        "--num_cpu_threads_per_process 2 -m cutmix_zoo.train --config recipe.yaml --data.root FOLDER` trains it again"
     ) in make_card(facts())
     shipped = make_card(facts(name=NAME, repo=None, entry=zoo_table()[NAME]))
     assert "--config fashion_mnist_resnet20_cutmix --seed 0 --data.root FOLDER`" in shipped
-    summary = {**CONFIG["provenance"]["summary"], "device": "NVIDIA H100", "processes": 4, "mixed_precision": "bf16"}
-    several = {**CONFIG, "provenance": {**CONFIG["provenance"], "summary": summary}}
-    assert "`accelerate launch --num_processes 4 --mixed_precision bf16 -m" in make_card(facts(config=several))
-    several["provenance"]["summary"]["device"] = "CPU, 1 thread"
-    words = "`accelerate launch --num_processes 4 --mixed_precision bf16 --num_cpu_threads_per_process 1 -m"
-    assert words in make_card(facts(config=several))
+    gpus = make_card(summarized(device="NVIDIA H100", processes=4, mixed_precision="bf16"))
+    assert "`accelerate launch --multi_gpu --num_processes 4 --num_machines 1 --mixed_precision bf16 " in gpus
+    assert "--num_cpu_threads" not in gpus
+    cpus = make_card(summarized(device="CPU, 1 thread", processes=2))
+    assert "`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 " in cpus
+    assert "--num_cpu_threads_per_process 1 --main_process_port 0 -m cutmix_zoo.train" in cpus
+    assert "its commit is not on record, so the numbers may differ in their last digits." in make_card(facts())
+    versions = {**CONFIG["provenance"]["summary"]["versions"], "commit": "ab" * 20}
+    exact = make_card(summarized(versions=versions))
+    assert "trains it again; on the CPU, with the same versions, to the bit." in exact
+
+
+@pytest.mark.parametrize("name", ["hfds/owner/flowers", "fashion_mnist_mini", "fashion_mnist_canvas"])
+def test_a_dataset_that_needs_no_folder_gets_none(name: str) -> None:
+    card = make_card(facts(trained_by("finetune_folder", data__name=name, data__root="null")))
+    assert "--config recipe.yaml` trains it again" in card
 
 
 def test_a_training_that_began_with_weights_of_a_folder_cannot_be_repeated() -> None:

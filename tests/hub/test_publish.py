@@ -12,7 +12,7 @@ import huggingface_hub.constants
 import pytest
 import timm
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors.torch import load_file
 
 import cutmix_zoo.cli
@@ -195,12 +195,19 @@ def test_a_private_repository_with_a_history_of_its_own_is_not_shown(hub: Hub, b
     assert shown_files(hub) == contents(bundle)
 
 
-@pytest.mark.parametrize("kind", ["branch", "pull request", "newer commit"])
+@pytest.mark.parametrize("kind", ["branch", "tag", "pull request", "newer commit"])
 def test_a_private_repository_with_something_beside_it_is_not_shown(hub: Hub, bundle: Bundle, kind: str) -> None:
     publish(bundle, Wishes(private=True), client(hub))
     api = client(hub)
     if kind == "branch":
         api.create_branch(REPO, branch="drafts")
+    elif kind == "tag":
+        api.create_branch(REPO, branch="gone")
+        stray = api.create_commit(
+            REPO, [CommitOperationAdd("README.md", b"mine")], commit_message="mine", revision="gone"
+        ).oid
+        api.create_tag(REPO, tag="mine", revision=stray)
+        api.delete_branch(REPO, branch="gone")
     elif kind == "pull request":
         api.create_pull_request(REPO, title="mine")
     else:
@@ -337,6 +344,20 @@ def test_a_model_that_computes_something_else_elsewhere_is_not_published(
     monkeypatch.setattr(cutmix_zoo.hub.publish, "probe_elsewhere", lambda *given, **_: computed_here(*given) + 1e-2)
     with pytest.raises(UserError, match="computes something else"):
         check_here(bundle)
+
+
+def test_a_model_that_comes_back_as_another_is_neither_shown_nor_tagged(
+    hub: Hub, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(folder: Path, **_: object) -> torch.Tensor:
+        return computed_here(folder) + (0.0 if folder == bundle.folder else 1e-2)
+
+    monkeypatch.setattr(cutmix_zoo.hub.publish, "probe_elsewhere", elsewhere)
+    check_here(bundle)
+    with pytest.raises(UserError, match="computes something else"):
+        publish(bundle, TAG, client(hub))
+    assert hub.repos[REPO].private
+    assert not hub.repos[REPO].tags
 
 
 def test_what_does_not_load_elsewhere_is_said(tmp_path: Path) -> None:

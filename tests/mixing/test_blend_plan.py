@@ -13,6 +13,7 @@ from torch.nn.functional import one_hot
 from torchvision.transforms import v2
 
 from cutmix_zoo.mixing import BlendPlan, MaskPlan, MixPlan
+from cutmix_zoo.mixing.memory import LARGE
 from tests.mixing.helpers import (
     BATCH,
     HEIGHT,
@@ -375,3 +376,20 @@ def test_one_hot_masks_are_blended_as_images() -> None:
     torch.testing.assert_close(mixed.sum(1), torch.ones(BATCH, HEIGHT, WIDTH))
     own = mixed.gather(1, classes.unsqueeze(1)).squeeze(1)
     assert bool((own >= plan.lam.view(-1, 1, 1) - 1e-6).all())
+
+
+@pytest.mark.parametrize("side", [8, 128])
+@pytest.mark.parametrize("soft", [False, True])
+def test_half_precision_does_not_overflow_between_its_largest_numbers(soft: bool, side: int) -> None:
+    images = torch.full((4, 64, side, side), 60_000.0).half()
+    images[1::2] *= -1
+    assert side == 8 or images.nbytes >= LARGE
+    weight = torch.tensor([0.75, 0.625, 0.25, 0.5])
+    donor = torch.tensor([1, 2, 3, 0])
+    if soft:
+        plan: MixPlan = MaskPlan(4, side, side, donor, weight.view(4, 1, 1).expand(4, side, side))
+    else:
+        plan = BlendPlan(4, side, side, donor, weight)
+    for mixed in (plan.apply(images), written(plan, images)):
+        assert mixed[:, 0, 0, 0].tolist() == [30_000.0, -15_000.0, -30_000.0, 0.0]
+        assert torch.equal(mixed, mixed[:, :1, :1, :1].expand_as(mixed))

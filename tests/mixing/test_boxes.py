@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cutmix_zoo.mixing import CutMix
 from cutmix_zoo.mixing.boxes import Box, box_areas, clipped_boxes, inside_boxes
 
 
@@ -73,10 +76,17 @@ def mean_clipped_share(size: int) -> float:
     return float((extents.mean(axis=1) ** 2).mean()) / size**2
 
 
-@pytest.mark.parametrize(("size", "documented"), [(32, 0.300), (224, 0.318)])
-def test_mean_pasted_share_is_the_documented_one(size: int, documented: float) -> None:
+def test_mean_pasted_share_is_documented() -> None:
+    small, large = (f"{mean_clipped_share(size):.3f}" for size in (32, 224))
+    assert f"covers {small} of a 32 x 32 image and {large} of a" in str(clipped_boxes.__doc__)
+    share = f"mean pasted share is {small} at 32 px and {large} at 224 px"
+    assert share in str(CutMix.__doc__)
+    assert share in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("size", [32, 224])
+def test_mean_pasted_share(size: int) -> None:
     clipped_share = mean_clipped_share(size)
-    assert round(clipped_share, 2) == round(documented, 2)
     generator = torch.Generator().manual_seed(0)
     lam = torch.rand(200_000, dtype=torch.float64, generator=generator)
     position = torch.rand(200_000, 2, dtype=torch.float64, generator=generator)
@@ -96,3 +106,26 @@ def test_inside_boxes_stand_everywhere_equally_often() -> None:
     for places, start in ((5, top), (4, left)):
         frequency = start.bincount().double() / count
         assert frequency.tolist() == pytest.approx([1 / places] * places, abs=0.01)
+
+
+@pytest.mark.parametrize("lam", [-0.1, 1.5, float("nan")])
+def test_lambdas_are_shares(lam: float) -> None:
+    lams = torch.tensor([0.5, lam], dtype=torch.float64)
+    for make in (
+        lambda: clipped_boxes(lams, torch.zeros(2, 2, dtype=torch.int64), 8, 9),
+        lambda: inside_boxes(lams, torch.zeros(2, 2, dtype=torch.float64), 8, 9),
+    ):
+        with pytest.raises(ValueError, match=rf"^lam must lie within \[0, 1\], got \[0.5, {lam}\]"):
+            make()
+
+
+@pytest.mark.parametrize("centre", [(8, 0), (0, 9), (-1, 0)])
+def test_centres_lie_in_the_image(centre: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"^centre must lie within the image of 8 x 9 pixels, got \[\["):
+        clipped_boxes(torch.tensor([0.5]), torch.tensor([centre]), 8, 9)
+
+
+@pytest.mark.parametrize("position", [(1.0, 0.0), (0.0, -0.1)])
+def test_positions_lie_between_the_first_and_the_last_place(position: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"^position must lie within \[0, 1\), got \[\["):
+        inside_boxes(torch.tensor([0.5]), torch.tensor([position]), 8, 9)

@@ -1,5 +1,6 @@
 import pickle
 import random
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,12 @@ from timm.data import FastCollateMixup, create_loader
 from timm.data.loader import PrefetchLoader
 from torch import Tensor
 from torch.multiprocessing import get_all_sharing_strategies, get_sharing_strategy, set_sharing_strategy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
 from cutmix_zoo.mixing import (
     CANONICAL,
+    Chain,
     CutMix,
     Cutout,
     FeatureMix,
@@ -351,7 +353,12 @@ def test_a_label_outside_the_classes_is_named() -> None:
         ({"num_classes": 2, "smoothing": -0.1}, "smoothing must be a number from 0 to 1"),
         ({"num_classes": None, "smoothing": 0.1}, "smoothing needs num_classes, got smoothing=0.1 without"),
         ({"num_classes": 2, "epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
-        ({"num_classes": 2, "reuse": -1}, "reuse must be at least 0, got -1"),
+        ({"num_classes": 2, "reuse": -1}, "reuse must be a whole number of at least 0, got -1"),
+        ({"num_classes": 2, "reuse": 1.5}, "reuse must be a whole number of at least 0, got 1.5"),
+        ({"num_classes": 2, "seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"num_classes": 2, "rank": "0"}, "rank must be a whole number of at least 0, got '0'"),
+        ({"num_classes": 2, "rank": -1}, "rank must be a whole number of at least 0, got -1"),
+        ({"num_classes": 2, "ignore_index": "x"}, "ignore_index must be a whole number, got 'x'"),
     ],
 )
 def test_refused_settings(settings: dict[str, Any], message: str) -> None:
@@ -556,6 +563,34 @@ def test_a_worker_with_enough_buffers_is_never_too_fast(persistent: bool) -> Non
             assert torch.equal(targets, expected_targets)
 
 
+class UnevenStream(IterableDataset):
+    """24 batches of three from the first worker, one from each other; every pixel says which worker and batch."""
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+        worker = get_worker_info().id
+        for index in range(3 if worker else 72):
+            yield np.full((3, 16, 16), 30 * worker + index // 3, np.uint8), 0
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
+def test_enough_buffers_of_a_stream_are_those_of_all_workers_batches() -> None:
+    """When the other workers have ended, the first one takes over their batches: prefetch_factor + 2 are too few."""
+    workers, prefetch = 4, 2
+    loader = DataLoader(
+        UnevenStream(),
+        batch_size=3,
+        num_workers=workers,
+        prefetch_factor=prefetch,
+        collate_fn=MixCollate(CutMix(prob=0.0), NUM_CLASSES, reuse=prefetch * workers + 2),
+    )
+    seen = []
+    for images, _ in loader:
+        time.sleep(0.02)  # a training step, in which a worker makes all the batches that it is allowed to
+        assert len(images.unique()) == 1
+        seen.append(int(images[0, 0, 0, 0]))
+    assert sorted(seen) == [*range(24), 30, 60, 90]
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_delivered_batch_never_changes(num_workers: int) -> None:
     loader = DataLoader(
@@ -595,7 +630,7 @@ def test_without_keys_the_epoch_is_set_and_reaches_running_workers(num_workers: 
     assert mixed == [[True] * 4, [False] * 4, [True] * 4, [False] * 4]
     with pytest.raises(ValueError, match="epoch must be below epochs=4, got 4"):
         collate_fn.set_epoch(4)
-    with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="epoch must be a whole number of at least 0, got -1"):
         collate_fn.set_epoch(-1)
 
 
@@ -647,3 +682,25 @@ def test_the_ignored_class_of_masks_can_be_chosen(batch: Callable[..., Any]) -> 
     else:
         _, mixed = mix((collate_samples(_samples())[0], torch.from_numpy(np.stack(masks))))
     assert mixed.unique().tolist() == [-100, 1]
+
+
+def test_a_method_that_cannot_mix_the_samples_is_refused_by_the_first_batch() -> None:
+    collate_fn = MixCollate(Chain([CutMix(), Cutout(4, prob=0.001, per="batch")]), NUM_CLASSES)
+    collate_fn.mixup_enabled = False
+    collate_fn(_samples())  # nothing is mixed
+    collate_fn.mixup_enabled = True
+    with pytest.raises(ValueError, match=r"^Cutout\(.* cannot mix this data: the fill of integer images must be given"):
+        collate_fn(_samples())
+    masks = [(image, np.zeros((12, 10), np.uint8)) for image, _ in _samples()]
+    with pytest.raises(ValueError, match=r"^Mixup\(.* cannot mix this data: .* a pixel of the mask would have several"):
+        MixCollate(OneOf([CutMix(), Mixup()], weights=[0.999, 0.001]), None)(masks)
+
+
+def test_the_trial_of_the_first_batch_changes_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    def batches() -> list[Tensor]:
+        collate_fn = MixCollate(OneOf([MIX, Mixup(per="sample")]), NUM_CLASSES)
+        return [collate_fn(_samples())[0] for _ in range(4)]
+
+    tried = batches()
+    monkeypatch.setattr(drawing, "try_methods", lambda *_: None)
+    assert all(torch.equal(a, b) for a, b in zip(tried, batches(), strict=True))

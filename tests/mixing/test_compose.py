@@ -3,6 +3,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -241,6 +242,7 @@ def test_lists_become_tuples_so_that_settings_are_values() -> None:
     assert one_of.mixes == chain.mixes == (CutMix(), Mixup())
     assert one_of.weights == (1, 2)
     assert one_of == OneOf((CutMix(), Mixup()), (1, 2))
+    assert one_of == OneOf((CutMix(), Mixup()), np.array([1.0, 2.0]))  # type: ignore[arg-type]
     assert hash(one_of) == hash(OneOf((CutMix(), Mixup()), (1, 2)))
     assert chain == Chain(iter([CutMix(), Mixup()]))  # type: ignore[arg-type]
     assert chain != Chain((Mixup(), CutMix()))
@@ -275,6 +277,8 @@ def test_progress_must_be_given() -> None:
     [
         ({"mixes": []}, "mixes must name at least one method"),
         ({"weights": [1]}, r"weights must be 2 numbers from 0, not all 0, got \(1,\)"),
+        ({"weights": 1.0}, r"weights must be 2 numbers from 0, not all 0, got \(1.0,\)"),
+        ({"weights": ["1", "2"]}, "weights must be 2 numbers from 0, not all 0, got"),
         ({"weights": []}, r"weights must be 2 numbers from 0, not all 0, got \(\)"),
         ({"weights": [1, -1]}, r"weights must be 2 numbers from 0, not all 0, got \(1, -1\)"),
         ({"weights": [0, 0]}, r"weights must be 2 numbers from 0, not all 0, got \(0, 0\)"),

@@ -1,5 +1,7 @@
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -129,6 +131,12 @@ def test_a_list_becomes_a_tuple_so_that_settings_are_a_value() -> None:
     assert hash(mix) == hash(Cutout(fill=(124.0, 116.0, 104.0)))
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, iter])
+def test_a_fill_may_be_an_array_or_whatever_else_has_numbers(kind: Any) -> None:
+    assert Cutout(fill=kind([124.0, 116.0, 104.0])) == Cutout(fill=(124.0, 116.0, 104.0))
+    assert Cutout(fill=np.float32(7)) == Cutout(fill=(7.0,))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -137,6 +145,9 @@ def test_a_list_becomes_a_tuple_so_that_settings_are_a_value() -> None:
         ({"prob": 1.5}, "prob must be a number from 0 to 1, got 1.5"),
         ({"per": "pair"}, "per must be one of batch, sample, got 'pair'"),
         ({"fill": ()}, "fill must have at least one value, or be None"),
+        ({"fill": "grey"}, r"fill must be finite numbers, one or one for each channel, got \('grey',\)"),
+        ({"fill": np.zeros((2, 3))}, "fill must be finite numbers, one or one for each channel"),
+        ({"fill": [math.inf]}, r"fill must be finite numbers, .* got \(inf,\)"),
     ],
 )
 def test_refused_settings(settings: dict[str, object], message: str) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -153,7 +154,7 @@ def test_a_run_has_a_whole_number_of_epochs(epochs: Any) -> None:
 
 def test_epochs_the_run_does_not_have() -> None:
     source = PlanSource(CutMix(), epochs=4)
-    with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="epoch must be a whole number of at least 0, got -1"):
         source.set_epoch(-1)
     with pytest.raises(ValueError, match="epoch must be below epochs=4, got 4"):
         source.set_epoch(4)
@@ -187,3 +188,28 @@ def test_copies_have_a_switch_that_their_own_workers_see() -> None:
     source = copy.deepcopy(PlanSource(CutMix(), epochs=4))
     assert source._enabled.is_shared()
     assert source._epoch.is_shared()
+
+
+@pytest.mark.parametrize("epoch", [1.5, True, "1", None])
+def test_an_epoch_is_a_whole_number(epoch: Any) -> None:
+    with pytest.raises(ValueError, match="epoch must be a whole number of at least 0, got"):
+        PlanSource(CutMix()).set_epoch(epoch)
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 1.5), ("seed", "1"), ("seed", True), ("rank", 0.0), ("rank", -1)])
+def test_seed_and_rank_are_whole_numbers(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be a whole number.*, got {value!r}$"):
+        PlanSource(CutMix(), **{name: value})
+    PlanSource(CutMix(), seed=np.int64(-3), rank=np.int64(2))
+
+
+def test_the_stream_is_seeded_once_for_each_seed_it_meets_as_the_docstring_says() -> None:
+    mix = Probe()
+    source = PlanSource(mix)
+    with torch.random.fork_rng():
+        for seed in (3, 3, 4, 3):  # set again, another one, gone back to
+            torch.manual_seed(seed)
+            _draw(source, None)
+    three, four = generator_for(3, Stream.MIX, 0, 0), generator_for(4, Stream.MIX, 0, 0)
+    first = _number(three)
+    assert mix.numbers == [first, _number(three), _number(four), first]

@@ -665,3 +665,8 @@ def test_what_only_images_can_bear_is_refused_inside_the_network(mix: MixMethod,
 
 def test_one_depth_may_be_given_as_a_number() -> None:
     assert FeatureMix(CutMix(), depths=2) == FeatureMix(CutMix(), depths=[2])  # type: ignore[arg-type]
+
+
+def test_depths_may_be_an_array() -> None:
+    assert FeatureMix(CutMix(), depths=np.arange(2)) == FeatureMix(CutMix(), depths=(0, 1))  # type: ignore[arg-type]
+    assert FeatureMix(CutMix(), depths=np.int64(2)) == FeatureMix(CutMix(), depths=(2,))  # type: ignore[arg-type]

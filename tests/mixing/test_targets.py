@@ -11,8 +11,10 @@ def _plan(batch_size: int = 8) -> MixPlan:
     return CutMix(per="sample").draw(batch_size, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("compiling", [False, True], ids=["by NumPy", "by torch, as on a GPU"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
-def test_dense_targets_against_a_loop(smoothing: float) -> None:
+def test_dense_targets_against_a_loop(smoothing: float, compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     sources = torch.tensor([[0, 1, 2], [1, 1, 0], [2, 0, 1]])
     shares = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
     labels = torch.tensor([3, 1, 3])
@@ -148,6 +150,8 @@ def test_labels_are_mixed_by_their_kind() -> None:
         (CutMix(), torch.arange(8), "num_classes must be given where labels are classes"),
         (CutMix(), torch.rand(8, 16, 16), "maps of the images' size, of which an average over the whole image"),
         (CutMix(), torch.rand(8, 3, 16, 16), "mix them as further images, with plan.apply or MixTransform"),
+        (CutMix(), torch.rand(8, 3, 8, 8), r"\(8, 3, 8, 8\) look like maps of another size than the images' 16 x 16"),
+        (CutMix(), torch.rand(8, 2, 3, 8, 8), r"resize them to the images' .* flatten them to \(B, N\)"),
         (CutMix(), torch.zeros(8, 8, 8, dtype=torch.int64), "the plan was drawn for 8 images of 16 x 16 pixels"),
         (Mixup(), torch.zeros(8, 16, 16, dtype=torch.int64), "a pixel of the mask would have several classes"),
     ],

@@ -9,6 +9,7 @@ import timm.data.mixup
 import torch
 from timm.data.mixup import FastCollateMixup, cutmix_bbox_and_lam, mixup_target
 
+from cutmix_zoo.keys import isolated_rng
 from cutmix_zoo.mixing import BoxPlan, ChoicePlan, CutMix, IdentityPlan, MixPlan, Mixup, OneOf
 from cutmix_zoo.mixing.timm_args import method_from_timm
 from tests.mixing.helpers import generator, random_images
@@ -183,9 +184,10 @@ def test_boxes_are_the_authors_and_not_timms() -> None:
     mix = method_from_timm(mixup_alpha=0.0, cutmix_alpha=1.0, mode="elem")
     lam = mix.draw(20_000, 32, 32, generator=generator()).lam
     # alpha 1 is a uniform lambda: 1,000 of them evenly spaced, with 20 places each
-    timms = [cutmix_bbox_and_lam((32, 32), (i + 0.5) / 1000, count=20)[1] for i in range(1000)]
+    with isolated_rng(0):
+        timms = [cutmix_bbox_and_lam((32, 32), (i + 0.5) / 1000, count=20)[1] for i in range(1000)]
     # the pasted share has a standard deviation of 0.25, so that its mean over 20,000 has one of 0.002
-    assert abs(1 - float(lam.mean()) - 0.300) < 0.006
+    assert abs(1 - float(lam.mean()) - 0.299) < 0.006
     assert abs(1 - np.mean(timms) - 0.311) < 0.006
 
 

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from cutmix_zoo.mixing import (
+    Chain,
     CutMix,
     Cutout,
     FeatureMix,
@@ -18,6 +19,7 @@ from cutmix_zoo.mixing import (
     MixPlan,
     MixTransform,
     Mixup,
+    OneOf,
     Scheduled,
 )
 from tests.mixing.helpers import generator, random_images
@@ -271,6 +273,9 @@ def test_in_the_collate(workers: int) -> None:
         ({"smoothing": 1.5}, "smoothing must be a number from 0 to 1, got 1.5"),
         ({"num_classes": None, "smoothing": 0.1}, "smoothing needs num_classes, got smoothing=0.1 without"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"seed": 0.5}, "seed must be a whole number, got 0.5"),
+        ({"rank": "0"}, "rank must be a whole number of at least 0, got '0'"),
+        ({"ignore_index": None}, "ignore_index must be a whole number, got None"),
         ({"image_key": "image"}, "image_key and label_key go together, got 'image' and None"),
         ({"label_key": "label"}, "image_key and label_key go together, got None and 'label'"),
         ({"mix": FeatureMix(CutMix())}, r"FeatureMix\(.* mixes inside the network, .*: use mix_features"),
@@ -352,3 +357,12 @@ def test_what_a_plan_refuses_is_refused() -> None:
         MixTransform(Cutout(4, fill=(1.0, 2.0, 3.0)), K)((torch.zeros(B, 3, 3, *SIZE), LABELS))
     with pytest.raises(ValueError, match="masks are cut and pasted like their images"):
         MixTransform(MIX, K, keep_plan=True)((IMAGE, torch.zeros(B, *SIZE, dtype=torch.int64)))
+
+
+def test_a_method_that_cannot_mix_the_batch_is_refused_by_the_first_one() -> None:
+    masks = torch.zeros(B, *SIZE, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"^Mixup\(.* cannot mix this data: .* a pixel of the mask would have several"):
+        MixTransform(OneOf([CutMix(), Mixup()], weights=[0.999, 0.001]), None)((IMAGE, masks))
+    depth = torch.zeros(B, 1, *SIZE, dtype=torch.int64)  # of the second images as well
+    with pytest.raises(ValueError, match="cannot mix this data: only floating-point and uint8 images can be blended"):
+        MixTransform(Chain([CutMix(), Mixup(prob=0.001)]), K)(((IMAGE, depth), LABELS))

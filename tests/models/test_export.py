@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -138,6 +139,29 @@ def test_weights_are_plain_float32_whatever_the_model_is(tmp_path: Path) -> None
     assert {t.dtype for key, t in tensors.items() if not key.endswith("num_batches_tracked")} == {torch.float32}
     assert tensors["bn1.num_batches_tracked"].dtype == torch.int64
     assert torch.equal(tensors["conv1.weight"], model.conv1.weight.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_of_half_precision_with_shakedrop_is_exported(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = moved(timm.create_model("cifar_resnet20", in_chans=1, shakedrop_prob=0.5))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    export(model.to(dtype), tmp_path)
+    image = torch.randn(2, 1, 28, 28)
+    expected = model.float()(image).detach()
+    torch.testing.assert_close(load(tmp_path)(image), expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+
+
+def test_numbers_may_be_those_of_numpy(tmp_path: Path) -> None:
+    numbers = {"mean": (np.float32(0.25),), "std": np.array([0.5]), "crop_pct": np.float32(1.0)}
+    model = timm.create_model("cifar_resnet8", in_chans=1)
+    export(model, tmp_path, data_config=GREY | numbers, provenance={"top1": np.float64(88.5), "seen": np.int64(3)})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert [config["pretrained_cfg"][key] for key in numbers] == [[0.25], [0.5], 1.0]
+    assert config["provenance"] == {"top1": 88.5, "seen": 3}
+    with pytest.raises(TypeError, match="Path cannot be written as JSON"):
+        export(model, tmp_path, provenance={"where": tmp_path})
 
 
 def test_tied_weights_are_written_twice(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Regularizers in the blocks of our networks and of timm's ResNets."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -314,3 +315,17 @@ def test_shakedrop_behind_attention_is_refused() -> None:
     with pytest.raises(ValueError, match=r"shakedrop_prob: the branch of layer1\.0 ends with attention"):
         regularize_blocks(net, BlockRegularizers(shakedrop_prob=0.5))
     assert not any(isinstance(module, ShakeDrop) for module in net.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_scale_of_shakedrop_does_not_round_weights_of_half_precision(dtype: torch.dtype) -> None:
+    net = make("pyramid", shakedrop_prob=0.5)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    net.to(dtype)
+    found, exact = plain_weights(net), plain_weights(copy.deepcopy(net).double())
+    for name, value in found.items():
+        torch.testing.assert_close(value.double(), exact[name].double(), rtol=1e-6, atol=0)
+        scaled = not torch.equal(value, net.state_dict()[name])
+        assert value.dtype == (torch.promote_types(dtype, torch.float32) if scaled else net.state_dict()[name].dtype)

@@ -175,6 +175,7 @@ def test_reset_classifier(kind: str) -> None:
     net.reset_classifier(5)
     assert net(x).shape == (2, 5)
     assert (net.num_classes, net.get_classifier()) == (5, net.fc)
+    assert net.get_submodule(net.get_classifier(name_only=True)) is net.fc  # as timm's networks name it
     net.reset_classifier(6, "catavgmax")
     assert net(x).shape == (2, 6)
     assert net.head_hidden_size == net.fc.in_features == 2 * net.num_features
@@ -186,6 +187,7 @@ def test_reset_classifier(kind: str) -> None:
 
 def test_drop_rate_acts_on_pooled_features_in_training(kind: str) -> None:
     net, x = make(kind, drop_rate=0.5), images()
+    assert (net.drop_rate, make(kind).drop_rate) == (0.5, 0.0)
     features = net.forward_features(x)
     kept = net.forward_head(features, pre_logits=True)
     dropped = net.train().forward_head(features, pre_logits=True)

@@ -10,8 +10,10 @@ from cutmix_zoo.training.checkpoint import (
     Progress,
     TrainState,
     check_checkpoint,
+    delete_checkpoint,
     list_checkpoints,
     load_checkpoint,
+    position,
     prune_checkpoints,
     read_progress,
     save_checkpoint,
@@ -144,10 +146,52 @@ def test_the_best_stay_beside_the_newest(tmp_path: Path) -> None:
     assert [file.name for file in list_checkpoints(tmp_path)] == ["epoch-0002", "epoch-0003-step-000012"]
 
 
-def test_names_sort_as_positions_do() -> None:
-    places = [(0, 0), (0, 1), (0, 99_999), (1, 0), (9, 3), (10, 0), (10, 20)]
+def test_checkpoints_are_listed_in_the_order_of_the_run(tmp_path: Path) -> None:
+    places = [(0, 1), (0, 999_999), (0, 1_000_000), (1, 0), (9_999, 3), (10_000, 0), (10_000, 20)]
     names = [Progress({}, [{}] * epoch, step=step).name for epoch, step in places]
-    assert names == sorted(names)
+    names.insert(5, "epoch-10000.old")  # what a crash left while this one was replaced
+    for name in (*names, "epoch-0003.part", "epoch-best"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "checksums.json").touch()
+    listed = list_checkpoints(tmp_path)
+    assert [file.name for file in listed] == names
+    assert [position(file) for file in listed] == [*places[:5], (10_000, 0), *places[5:]]
+    prune_checkpoints(tmp_path, keep=2)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["epoch-10000", "epoch-10000-step-000020"]
+
+
+def test_the_best_epochs_are_in_order_and_of_equals_the_earlier_is_better() -> None:
+    lines = [
+        {"epoch": number, "top1": top1, "val_loss": loss}
+        for number, top1, loss in ((1, 90.0, 0.3), (2, 92.0, 0.2), (3, None, None), (4, 92.0, 0.4), (5, 91.0, 0.2))
+    ]
+    progress = Progress({}, lines)
+    assert progress.best_epochs("top1") == [2, 4, 5, 1]
+    assert progress.best_epochs("val_loss") == [2, 5, 1, 4]
+
+
+def test_a_deletion_that_is_interrupted_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer = make("sgd")
+    saved = save_checkpoint(tmp_path, Progress({}, [{}]), TrainState(model, optimizer))
+
+    def interrupted(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cutmix_zoo.training.checkpoint.shutil.rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        delete_checkpoint(saved)
+    assert (saved / "model.safetensors").exists()
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_a_scaler_that_a_checkpoint_lacks_stays_as_it_is(tmp_path: Path) -> None:
+    model, optimizer = make("sgd")
+    saved = save_checkpoint(tmp_path, Progress({}, [{}]), TrainState(model, optimizer))
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    before = scaler.state_dict()
+    load_checkpoint(saved, TrainState(model, optimizer, scaler))
+    assert scaler.state_dict() == before
+    assert before["scale"] == 8.0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -164,14 +164,18 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     assert result(folder.path) == result(whole)
 
 
-def test_where_every_checkpoint_is_damaged_the_run_begins_again(recipe: Recipe, whole: Path, tmp_path: Path) -> None:
+def test_where_every_checkpoint_is_damaged_nothing_is_thrown_away(recipe: Recipe, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     stopped_at(2, recipe, folder.path)
     for checkpoint in list_checkpoints(folder.checkpoints):
-        (checkpoint / "model.safetensors").unlink()
-    with pytest.warns(UserWarning, match="Going back"):
+        (checkpoint / "optimizer.safetensors").unlink()
+    before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
+    with (
+        pytest.warns(UserWarning, match="Going back"),
+        pytest.raises(UserError, match=r"missing or damaged .* No earlier one is sound; to begin anew, choose another"),
+    ):
         train(recipe, folder.path, resume="auto")
-    assert result(folder.path) == result(whole)
+    assert {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()} == before
 
 
 def stopped_at(step: int, recipe: Recipe, folder: Path, number: int = signal.SIGTERM) -> Preempted:

@@ -8,7 +8,9 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from cutmix_zoo.errors import UserError
+from cutmix_zoo.known import known_dataset
 from cutmix_zoo.models.drop_block import DropBlock2d
+from cutmix_zoo.models.export import export_model
 from cutmix_zoo.training.job import make_job
 from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.settings import Recipe, RegularizeSettings
@@ -51,6 +53,28 @@ def test_a_dataset_that_does_not_tell_its_labels_has_no_balanced_weights(
     regularize = replace(tiny_recipe.regularize, class_weights="balanced")
     with pytest.raises(UserError, match=r"its classes cannot be weighted; set regularize.class_weights to numbers"):
         make_job(replace(tiny_recipe, regularize=regularize), make_accelerator())
+
+
+def test_a_classifier_of_other_classes_is_not_kept_without_a_word(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    network = make_job(tiny_recipe, make_accelerator()).network
+    for names in (list("abcdefghij"), known_dataset("fashion_mnist").classes, None):
+        config = {
+            "input_size": (1, 28, 28),
+            "mean": (0.5,),
+            "std": (0.2,),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+        }
+        export_model(network, tmp_path / "model", data_config=config, label_names=names, provenance={})
+        model = replace(tiny_recipe.model, name=f"local-dir:{tmp_path / 'model'}", pretrained=True)
+        recipe = replace(tiny_recipe, model=model)
+        if names == list("abcdefghij"):
+            with pytest.warns(
+                UserWarning, match=r"as many classes as the data, 10, and keep .* for others \(a, b, c, "
+            ):
+                make_job(recipe, make_accelerator())
+        else:
+            make_job(recipe, make_accelerator())
 
 
 def test_weights_that_cannot_be(tiny_recipe: Recipe) -> None:

@@ -15,6 +15,13 @@ def test_a_launch_that_lost_its_processes_is_refused_with_the_command_that_works
         check_launch({**LAUNCHED, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
 
 
+@pytest.mark.parametrize("name", ["DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG"])
+def test_a_launch_that_spreads_a_network_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"asked for {name}, and networks are trained whole .* with --config_file"):
+        check_launch({**LAUNCHED, f"ACCELERATE_USE_{name}": "true"})
+    check_launch({**LAUNCHED, f"ACCELERATE_USE_{name}": "false"})
+
+
 @pytest.mark.parametrize(
     "environment",
     [{}, LAUNCHED, {"MASTER_ADDR": "head-node"}, {**LAUNCHED, "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}],
@@ -39,17 +46,12 @@ def test_a_missing_tracker_says_how_to_get_it(
         make_accelerator(trackers=(name,))
 
 
+@pytest.mark.usefixtures("own_accelerator")
 def test_fp16_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from accelerate.state import AcceleratorState
-
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        with pytest.raises(UserError, match="fp16 needs a GPU"):
-            make_accelerator()
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        make_accelerator()
 
 
 def ask_main() -> None:

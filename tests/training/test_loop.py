@@ -150,9 +150,17 @@ def test_averaged_weights_are_those_of_the_definition(warmup: bool, tiny_recipe:
     assert summary["val_loss"] != lines[-1]["val_loss"]
 
 
-def test_a_compiled_network_is_trained_as_it_is(tiny_recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("own_accelerator")
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_compiled_network_is_trained_as_it_is(
+    precision: str, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
     recipe = replace(tiny_recipe, runtime=replace(tiny_recipe.runtime, compile="eager"))
-    assert isinstance(make_job(recipe, make_accelerator()).model, torch._dynamo.OptimizedModule)
+    job = make_job(recipe, make_accelerator())
+    assert isinstance(job.model, torch._dynamo.OptimizedModule)
+    assert job.accelerator.mixed_precision == precision
+    assert job.network.eval()(torch.zeros(1, 1, 28, 28)).dtype == torch.float32
     train(recipe, tmp_path / "compiled")
     train(tiny_recipe, tmp_path / "plain")
     plain, compiled = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("plain", "compiled"))

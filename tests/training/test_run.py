@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from cutmix_zoo.errors import UserError
+from cutmix_zoo.store import file_sha256
 from cutmix_zoo.training.checkpoint import Progress, TrainState, list_checkpoints, save_checkpoint
-from cutmix_zoo.training.files import read_json, write_lines
+from cutmix_zoo.training.files import read_json, write_json, write_lines
 from cutmix_zoo.training.recipe import load_recipe, recipe_dict
-from cutmix_zoo.training.run import RunFolder, begin, find_start
+from cutmix_zoo.training.run import RunFolder, begin, find_start, trained_by
 from cutmix_zoo.training.settings import Recipe
 
 
@@ -105,6 +106,21 @@ def test_changes_can_be_allowed(tmp_path: Path, recipe: Recipe) -> None:
     other = launch(replace(recipe, optimizer=replace(recipe.optimizer, lr=0.5)))
     for resume in ("auto", str(folder.checkpoints / "epoch-0001")):
         assert find_start(folder, other, resume, allow_changes=True) == folder.checkpoints / "epoch-0001"
+
+
+def test_a_checkpoint_of_an_earlier_version_lacks_keys_that_were_added_since(tmp_path: Path, recipe: Recipe) -> None:
+    folder = make_run(tmp_path / "run", recipe, epochs=1)
+    checkpoint = folder.checkpoints / "epoch-0001"
+    state = read_json(checkpoint / "state.json")
+    del state["progress"]["recipe"]["data"]["balanced"], state["progress"]["recipe"]["ema"]
+    write_json(checkpoint / "state.json", state)
+    sums = read_json(checkpoint / "checksums.json")
+    write_json(checkpoint / "checksums.json", {**sums, "state.json": file_sha256(checkpoint / "state.json")})
+    assert find_start(folder, launch(recipe), "auto") == checkpoint
+    assert trained_by(checkpoint) == recipe_dict(recipe)
+    balanced = replace(recipe, data=replace(recipe.data, balanced=True))
+    with pytest.raises(UserError, match=r"data.balanced: False -> True"):
+        find_start(folder, launch(balanced), "auto")
 
 
 def test_another_number_of_training_images_is_refused(tmp_path: Path, recipe: Recipe) -> None:

@@ -49,8 +49,8 @@ def test_cosine_is_a_cosine_over_updates_after_its_warmup() -> None:
 
 def test_constant_stays_and_warms_up() -> None:
     assert set(learning_rates(ScheduleSettings(epochs=3, name="constant"), 2)) == {0.25}
-    rates = learning_rates(ScheduleSettings(epochs=3, name="constant", warmup_epochs=1.5, warmup_lr=0.0), 2)
-    assert rates == pytest.approx([0, 0.25 / 3, 0.5 / 3, 0.25, 0.25, 0.25])
+    rates = learning_rates(ScheduleSettings(epochs=3, name="constant", warmup_epochs=1.5, warmup_lr=0.1), 2)
+    assert rates == pytest.approx([0.1, 0.15, 0.2, 0.25, 0.25, 0.25])
 
 
 def test_each_group_keeps_its_own_base_rate() -> None:

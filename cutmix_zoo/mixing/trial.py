@@ -1,0 +1,75 @@
+"""A trial of a method on data, before chance decides when it is first drawn."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutmix_zoo.mixing.compose import OneOf
+from cutmix_zoo.mixing.feature import FeatureMix, inner_methods
+from cutmix_zoo.mixing.targets import IGNORE_INDEX, are_masks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cutmix_zoo.mixing.method import Images, MixMethod
+
+
+def try_methods(
+    mix: MixMethod, images: Sequence[Images], labels: Tensor | None = None, ignore_index: int = IGNORE_INDEX
+) -> None:
+    """Mix two images by each method that may ever be drawn, so that one that cannot mix such data is found at once.
+
+    Methods that mix only inside the network are left out, and so are those without a ``prob``: they come with every
+    batch.
+
+    Args:
+        mix: the method; those inside it are tried each by itself.
+        images: batches (B, C, H, W) of one B, H and W that are mixed alike; only read.
+        labels: of the images; class masks (B, ..., H, W) are tried too.
+        ignore_index: the class of mask pixels that a method erases.
+
+    Raises:
+        ValueError: if a method cannot mix them.
+
+    Example:
+        >>> from cutmix_zoo.mixing import Chain, CutMix, Cutout
+        >>> try_methods(Chain([CutMix(), Cutout(4, prob=0.02)]), [torch.rand(8, 3, 16, 16)])
+    """
+    with torch.no_grad():
+        pairs = [_two(batch) for batch in images]
+        masks = [_two(labels)] if labels is not None and are_masks(labels) else []
+        for method in _tried(mix):
+            # alone, so that whatever else the run draws stays as it is
+            generator = torch.Generator().manual_seed(0)
+            try:
+                plan = replace(method, prob=1.0).draw(2, *pairs[0].shape[-2:], generator=generator, images=pairs[0])
+                for pair in pairs:
+                    plan.apply(pair)
+                for pair in masks:
+                    plan.apply_masks(pair, ignore_index)
+            except ValueError as error:
+                raise ValueError(f"{method} cannot mix this data: {error}") from error
+
+
+def _tried(mix: Any) -> Iterator[Any]:
+    """Yield the methods inside a method, or itself, that have a probability above 0."""
+    if isinstance(mix, FeatureMix) and 0 not in mix.depths:
+        return
+    inner = inner_methods(mix)
+    if isinstance(mix, OneOf) and mix.weights is not None:
+        inner = [method for method, weight in zip(inner, mix.weights, strict=True) if weight > 0]
+    for method in inner:
+        yield from _tried(method)
+    if not inner and is_dataclass(mix) and getattr(mix, "prob", 0.0) > 0:
+        yield mix
+
+
+def _two(images: Images) -> Tensor:
+    """Return two images of a batch, or its only one twice."""
+    two = images[:2] if isinstance(images, Tensor) else torch.from_numpy(np.stack(list(images[:2])))
+    return torch.cat([two, two])[:2]

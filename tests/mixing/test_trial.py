@@ -1,0 +1,81 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cutmix_zoo.mixing import CANONICAL, Chain, CutMix, Cutout, FeatureMix, IdentityPlan, Mixup, OneOf, Scheduled
+from cutmix_zoo.mixing.trial import try_methods
+from tests.mixing.helpers import random_images
+
+BYTES = random_images(5, 3, 16, 12)
+NO_FILL = Cutout(4, prob=0.01)
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        NO_FILL,
+        Chain([CutMix(), NO_FILL]),
+        OneOf([CutMix(), NO_FILL], weights=[0.99, 0.01]),
+        OneOf([CutMix(), Scheduled(Chain([NO_FILL]))], per="sample"),
+        FeatureMix(NO_FILL, depths=(0, 1)),
+    ],
+    ids=str,
+)
+def test_a_method_anywhere_inside_is_tried_however_seldom_it_is_drawn(mix: Any) -> None:
+    for images in (BYTES, BYTES[:1], BYTES.numpy(), list(BYTES.numpy())):
+        with pytest.raises(ValueError, match=r"^Cutout\(size=4.* cannot mix this data: the fill of integer images"):
+            try_methods(mix, [images])
+    try_methods(mix, [BYTES.float()])
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        Cutout(4, prob=0.0),
+        OneOf([CutMix(), NO_FILL], weights=[1, 0]),
+        FeatureMix(NO_FILL, depths=(1, 2)),
+    ],
+    ids=str,
+)
+def test_what_is_never_drawn_for_images_is_not_tried(mix: Any) -> None:
+    try_methods(mix, [BYTES])
+
+
+@pytest.mark.parametrize(
+    ("fill", "message"),
+    [((1.0, 2.0), "fill has 2 values, but the images have 3 channels"), ((300.0,), "uint8 cannot hold 300")],
+)
+def test_a_fill_must_fit_the_images(fill: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        try_methods(Cutout(4, fill=fill, prob=0.01), [BYTES])
+
+
+def test_masks_are_tried_and_other_labels_are_not() -> None:
+    masks = torch.zeros(5, 16, 12, dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"^Mixup\(prob=0.01.* a pixel of the mask would have several classes"):
+        try_methods(Mixup(prob=0.01), [BYTES], masks)
+    erase = Cutout(4, fill=(7.0,), prob=0.01)
+    with pytest.raises(ValueError, match=r"int8 cannot hold 255.*another ignore_index"):
+        try_methods(erase, [BYTES], masks)
+    try_methods(erase, [BYTES], masks, ignore_index=100)
+    try_methods(Mixup(prob=0.01), [BYTES], torch.rand(5, 7))
+
+
+@pytest.mark.parametrize("mix", CANONICAL.values(), ids=CANONICAL)
+def test_every_method_passes_on_bytes_which_stay_as_they_are(mix: Any) -> None:
+    before, state = BYTES.clone(), torch.get_rng_state()
+    try_methods(mix, [BYTES, [image.astype(np.float32) for image in BYTES.numpy()]], torch.arange(5))
+    assert torch.equal(BYTES, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_method_of_somebody_elses_without_settings_is_left_alone() -> None:
+    class Nothing:
+        prob = 0.5
+
+        def draw(self, *shape: int, **_: Any) -> IdentityPlan:
+            raise AssertionError
+
+    try_methods(Nothing(), [BYTES])
