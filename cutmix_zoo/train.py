@@ -32,7 +32,7 @@ from cutmix_zoo.training.preemption import stop_requests, stop_with_launcher
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.recipe import load_recipe, public_recipe, recipe_dict
 from cutmix_zoo.training.recipe_keys import describe_keys
-from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find_start, trained_by, writing
+from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find_start, finished_by, trained_by, writing
 from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
@@ -74,8 +74,13 @@ def train(
     resume = None if resume is None else str(resume)
     folder = RunFolder(Path(output) if output else default_output(recipe, resume))
     accelerator = make_accelerator(recipe.runtime.trackers, folder.path)
+    # before anything is downloaded
     if resume is None:
-        on_main(accelerator, partial(check_unused, folder))  # before anything is downloaded
+        on_main(accelerator, partial(check_unused, folder))
+    elif resume == "auto" and not allow_changes:
+        finished = on_main(accelerator, partial(finished_by, folder, recipe))
+        if finished is not None:
+            return finished
     with _within_memory():
         job = make_job(recipe, accelerator)
     progress = Progress(

@@ -4,6 +4,7 @@ import re
 import shlex
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from tests.results_text import marked_interval
 
 RESULTS = Path(__file__).parents[1] / "results"
 TEXT = (RESULTS / "README.md").read_text(encoding="utf-8")
-CASES = ("scratch-1000", "finetune-1000")
+CASES = ("scratch-1000", "finetune-1000", "finetune-10000")
 METHODS = ("baseline", "cutmix")
 
 
@@ -86,21 +87,45 @@ def test_the_readme_says_what_little_data_gained() -> None:
     assert f"CutMix was {low:.1f} to {high:.1f} points" in readme.replace("\n  ", " ")
 
 
+def test_the_readme_says_what_fine_tuning_lost() -> None:
+    losses: dict[tuple[str, ...], float] = {}
+    for case in CASES[1:]:
+        baseline = top1(f"{case}-baseline")
+        for (alpha, prob, epochs), values in top1(f"{case}-cutmix").items():
+            difference = paired_difference(baseline[epochs,], values)
+            assert difference is not None
+            losses[case, alpha, prob, epochs] = -difference.mean
+    assert len(losses) == 24
+    for (case, alpha, prob, epochs), loss in losses.items():
+        if prob == "1":
+            assert loss > losses[case, alpha, "0.5", epochs]
+        if epochs == "40":
+            assert loss < losses[case, alpha, prob, "20"]
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    said = f"{min(losses.values()):.1f} to {max(losses.values()):.1f} points worse with CutMix in all twelve"
+    assert readme.replace("\n  ", " ").replace("\n>   ", " ").count(said) == 1
+
+
 @pytest.mark.parametrize("sweep", [f"{case}-{method}" for case in CASES for method in METHODS])
 def test_the_runs_are_those_of_the_command(sweep: str) -> None:
     trials = {trial.name: trial.recipe for trial in trials_of(sweep)}
     assert trials.keys() == {folder.name for folder in (RESULTS / "advice" / sweep).iterdir()}
     for name, recipe in trials.items():
-        check_run(RESULTS / "advice" / sweep / name, recipe)
+        summary = check_run(RESULTS / "advice" / sweep / name, recipe)
+        assert f"{summary['val_images']:,} images that are held out" in TEXT
 
 
-def check_run(folder: Path, recipe: Recipe) -> None:
+def check_run(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Check that a run is of a recipe, and return its summary."""
     trained = load_recipe(folder / "recipe.yaml")
     assert not recipe_difference(recipe_dict(recipe), recipe_dict(trained), (*MAY_DIFFER, *LEFT_TO_DATA))
     summary = read_json(folder / "summary.json")
     assert (summary["epochs"], summary["mixed_precision"]) == (recipe.schedule.epochs, "bf16")
+    return summary
 
 
 def test_what_is_fine_tuned_is_the_network_of_the_command() -> None:
     options, rest = make_train_parser().parse_known_args(shlex.split(command_of("train", "pretrained")))
-    check_run(RESULTS / "advice" / "pretrained", load_recipe(options.config, split_overrides(rest)))
+    folder = RESULTS / "advice" / "pretrained"
+    summary = check_run(folder, load_recipe(options.config, split_overrides(rest)))
+    assert f"with {summary['top1']:.2f} % top-1:" in TEXT

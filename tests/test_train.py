@@ -175,6 +175,15 @@ def test_the_best_epochs_stay_beside_the_newest(
     assert {key: summary[key] for key in VALIDATED} == {key: metrics(tmp_path / "run")[-1][key] for key in VALIDATED}
 
 
+def test_a_finished_run_needs_neither_its_data_nor_its_network_any_more(
+    finished: tuple[Recipe, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, folder = finished
+    monkeypatch.setattr(cutmix_zoo.train, "make_job", None)
+    moved = replace(recipe, data=replace(recipe.data, root="nowhere"))
+    assert train(moved, folder, resume="auto") == json.loads((folder / "summary.json").read_text())
+
+
 def test_a_run_without_patience_left_ends_and_says_so(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, _ = finished
     evaluate = replace(recipe.evaluate, patience=2, best_by="val_loss", every=2)

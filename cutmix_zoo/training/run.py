@@ -23,7 +23,7 @@ from cutmix_zoo.training.files import read_json, write_json, write_lines, write_
 from cutmix_zoo.training.recipe import dump_recipe, load_recipe, make_recipe, recipe_dict, recipe_difference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from cutmix_zoo.training.settings import Recipe
 
@@ -115,6 +115,22 @@ def writing(folder: RunFolder) -> Iterator[None]:
         last = folder.last_checkpoint
         going_on = f"The last good checkpoint is {last}; --resume auto goes on from it." if last else ""
         raise UserError(f"cannot write to {folder.path}: {error}. {going_on}") from error
+
+
+def finished_by(folder: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
+    """Read the summary of a finished run of a recipe, for which neither data nor network need be there any more.
+
+    Returns:
+        What :meth:`RunFolder.summary` gives; ``None`` if the run is not finished, or may be of another recipe: one that
+        is not resolved yet leaves some of its keys to the data.
+    """
+    summary = folder.summary()
+    if summary is None:
+        return None
+    asked = recipe_dict(recipe)
+    places = (key.split(".") for key in LEFT_TO_DATA)
+    open_keys = [f"{section}.{key}" for section, key in places if asked[section][key] is None]
+    return None if _difference(recipe_dict(load_recipe(folder.recipe_file)), asked, open_keys) else summary
 
 
 def find_start(
@@ -243,11 +259,15 @@ def _check_fits(checkpoint: Path, progress: Progress) -> None:
             )
 
 
-def _check_same(old: dict[str, Any], new: dict[str, Any], place: Path) -> None:
+def _difference(old: dict[str, Any], new: dict[str, Any], ignored: Sequence[str] = ()) -> list[str]:
+    """List in what two recipes differ that the numbers of a run depend on."""
     # the order of a stream depends on how many workers read it, and the end of a run on what its patience looks at
     counts = {"data.workers": is_stream(new["data"]["name"]), "evaluate.best_by": new["evaluate"]["patience"]}
-    ignore = [key for key in MAY_DIFFER if not counts.get(key)]
-    difference = recipe_difference(old, new, ignore)
+    return recipe_difference(old, new, [*(key for key in MAY_DIFFER if not counts.get(key)), *ignored])
+
+
+def _check_same(old: dict[str, Any], new: dict[str, Any], place: Path) -> None:
+    difference = _difference(old, new)
     if difference:
         raise UserError(
             f"cannot resume: {place} is of another recipe ({'; '.join(difference)}). "

@@ -229,6 +229,24 @@ def test_the_second_version_takes_all_contours_and_three_bounds() -> None:
     assert found.numbers["max_box_acc_v2"] == pytest.approx(200 / 3)
 
 
+def test_the_second_version_chooses_a_threshold_for_each_bound() -> None:
+    # below 0.6 the boxes are of 14 x 14 pixels, of which the first true ones have 14 x 5; over it of the last true one
+    partly = (1, 1, 14, 5)
+    dataset = Boxed([halo(150)] * 3, [0] * 3, [[partly], [partly], [INNER]])
+    found = measure_localization(make_subject(dataset), "wsol")
+    assert found.numbers["max_box_acc_v2"] == pytest.approx((200 / 3 + 100 / 3 + 100 / 3) / 3)
+
+
+@pytest.mark.parametrize(("width", "columns"), [(3, "0100"), (5, "1110"), (7, "1111")])
+def test_an_overlap_of_a_bound_is_enough(width: int, columns: str) -> None:
+    rules = WsolRules((16, 16))
+    scores = np.zeros((16, 16))
+    scores[:9, :9] = 1.0
+    assert rules.boxes(scores)[5].tolist() == [0, 0, 10, 10]
+    found = rules.found(scores, np.array([[0, 0, 10, width]]))[5]
+    assert "".join(str(int(each)) for each in found) == columns
+
+
 def test_half_an_overlap_is_too_little_for_the_paper_and_enough_for_wsol() -> None:
     half, whole = np.array([[0, 0, 4, 2]]), np.array([[0, 0, 4, 4]])
     assert PaperRules((16, 16), (16, 16)).agrees(half, whole).tolist() == [False]
@@ -297,6 +315,8 @@ def test_frames_of_the_protocols() -> None:
     assert make_rules("paper", settings) == PaperRules((224, 112), (256, 128))
     assert make_rules("paper", replace(settings, crop_pct=1.0)) == PaperRules((224, 112), (224, 112))
     assert make_rules("wsol", settings) == WsolRules((224, 112))
+    odd = make_rules("paper", replace(settings, input_size=(3, 160, 160)))
+    assert odd == PaperRules((160, 160), (183, 183))  # 182.86
     with pytest.raises(ValueError, match="protocol must be one of paper, wsol, got 'adl'"):
         make_rules("adl", settings)  # type: ignore[arg-type]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
+from torchvision.transforms.functional import center_crop
 
 from cutmix_zoo.evaluation.map_boxes import (
     cropped_boxes,
@@ -114,6 +115,15 @@ def test_boxes_follow_the_resizing_to_256_and_the_crop_of_224() -> None:
     cropped = cropped_boxes(boxes, (300, 500), (256, 256), (224, 224))
     assert cropped == pytest.approx(np.array(expected), abs=1e-12)
     assert iou(cropped[2:], np.array([[0, 0, 224, 224]])).tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize(("whole", "part"), [(183, 160), (185, 160), (256, 224), (37, 32)])
+def test_crops_are_those_of_torchvision(whole: int, part: int) -> None:
+    rows = torch.arange(whole).expand(whole, whole).T
+    cropped = center_crop(rows[None], [part, part])[0]
+    first = int(cropped[0, 0])
+    found = cropped_boxes(np.array([[first, first, first + 8, first + 9]]), (whole,) * 2, (whole,) * 2, (part,) * 2)
+    assert found.tolist() == [[0, 0, 8, 9]]
 
 
 def cubic(distance: float) -> float:

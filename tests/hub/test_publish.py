@@ -204,7 +204,7 @@ def test_a_private_repository_with_something_beside_it_is_not_shown(hub: Hub, bu
     elif kind == "tag":
         api.create_branch(REPO, branch="gone")
         stray = api.create_commit(
-            REPO, [CommitOperationAdd("README.md", b"mine")], commit_message="mine", revision="gone"
+            REPO, [CommitOperationAdd("notes.txt", b"mine")], commit_message="mine", revision="gone"
         ).oid
         api.create_tag(REPO, tag="mine", revision=stray)
         api.delete_branch(REPO, branch="gone")
