@@ -95,7 +95,7 @@ class OptimizerSettings:
 
     Args:
         name: an optimizer of timm; its ``sgd`` has Nesterov momentum, its ``momentum`` has not.
-        lr: learning rate for the recipe's ``data.batch_size``; the default is SGD's, too high for Adam.
+        lr: learning rate for the recipe's ``data.batch_size``; the default is one for SGD.
         momentum: momentum of SGD-like optimizers.
         weight_decay: weight decay.
         decay_all: decay every parameter, as the CutMix authors do, but what a network itself exempts

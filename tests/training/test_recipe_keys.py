@@ -84,7 +84,7 @@ def _fields(method: Any) -> set[str]:
 
 def test_the_help_has_each_key_with_what_it_takes_and_means() -> None:
     text = describe_keys()
-    lr = "learning rate for the recipe's data.batch_size; the default is SGD's, too high for Adam (default: 0.1)"
+    lr = "learning rate for the recipe's data.batch_size; the default is one for SGD (default: 0.1)"
     assert f"  --optimizer.lr float\n        {lr}\n" in text
     assert "  --schedule.epochs int\n        length of the run\n" in text
     assert [line.split()[0][2:] for line in text.splitlines() if line.startswith("  --")] == list(recipe_keys())
