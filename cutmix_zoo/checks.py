@@ -27,9 +27,16 @@ def require_fraction(name: str, value: float) -> None:
     require(_is_number(value) and 0 <= value <= 1, f"{name} must be a number from 0 to 1, got {value!r}")
 
 
+def require_whole(name: str, value: int, lowest: int | None = None) -> None:
+    """Raise ValueError unless ``value`` is a whole number, of at least ``lowest`` if that is given."""
+    expected = "a whole number" if lowest is None else f"a whole number of at least {lowest}"
+    fits = _is_whole(value) and (lowest is None or value >= lowest)
+    require(fits, f"{name} must be {expected}, got {value!r}")
+
+
 def require_count(name: str, value: int) -> None:
     """Raise ValueError unless ``value`` is a whole number of at least 1."""
-    require(_is_whole(value) and value >= 1, f"{name} must be a whole number of at least 1, got {value!r}")
+    require_whole(name, value, lowest=1)
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

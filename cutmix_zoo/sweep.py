@@ -17,12 +17,12 @@ import yaml
 from cutmix_zoo.checks import whole_number
 from cutmix_zoo.errors import UserError, run_command
 from cutmix_zoo.train import train
-from cutmix_zoo.training.files import read_json, write_json
+from cutmix_zoo.training.files import write_json
 from cutmix_zoo.training.launch import is_first_process, is_launched, leave, process_count, say
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_with_launcher
 from cutmix_zoo.training.recipe import load_recipe
-from cutmix_zoo.training.run import SWEEP_FILE
+from cutmix_zoo.training.run import SWEEP_FILE, read_sweep
 from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def sweep(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
 
     Args:
         trials: the runs.
-        folder: gets a folder for each, and ``sweep.json`` after each, which keeps the runs of earlier sweeps.
+        folder: gets a folder for each, and ``sweep.json`` after each, which keeps the runs of earlier sweeps as long as
+            their folders are there.
 
     Returns:
         For each run what ``sweep.json`` holds: ``name``, ``setting``, ``seed``, its ``summary``, and where it failed
@@ -136,11 +137,12 @@ def sweep(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
 
     Raises:
         Preempted: if a signal has stopped a run; the same sweep goes on from there.
-        UserError: if ``sweep.json`` cannot be written; of several processes, also if a run fails.
+        UserError: if ``sweep.json`` cannot be written, or is not one; of several processes, also if a run fails.
     """
     done = []
     file = folder / SWEEP_FILE
-    rows = {row["name"]: row for row in read_json(file)} if file.exists() else {}
+    earlier = read_sweep(folder) if is_first_process() else None
+    rows = {row["name"]: row for row in earlier or [] if (folder / row["name"]).is_dir()}
     for number, trial in enumerate(trials, start=1):
         say(f"run {number} of {len(trials)}: {trial.name}")
         summary, reason = None, None

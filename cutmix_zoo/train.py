@@ -20,7 +20,7 @@ from cutmix_zoo.errors import OneProcessError, Preempted, UserError, one_line, r
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.known import dataset_title
 from cutmix_zoo.pictures import draw_curves
-from cutmix_zoo.training.checkpoint import Progress, load_checkpoint, read_progress
+from cutmix_zoo.training.checkpoint import Progress, load_checkpoint
 from cutmix_zoo.training.dry_run import describe_cost, dry_run
 from cutmix_zoo.training.environment import device_name
 from cutmix_zoo.training.files import write_json
@@ -32,7 +32,7 @@ from cutmix_zoo.training.preemption import stop_requests, stop_with_launcher
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.recipe import load_recipe, public_recipe, recipe_dict
 from cutmix_zoo.training.recipe_keys import describe_keys
-from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find_start, finished_by, trained_by, writing
+from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find_start, finished_by, read_start, writing
 from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def train(
     if resume is None:
         on_main(accelerator, partial(check_unused, folder))
     elif resume == "auto" and not allow_changes:
-        finished = on_main(accelerator, partial(finished_by, folder, recipe))
+        launch = (accelerator.num_processes, accelerator.mixed_precision)
+        finished = on_main(accelerator, partial(finished_by, folder, recipe, *launch))
         if finished is not None:
             return finished
     with _within_memory():
@@ -113,8 +114,8 @@ def _load(job: Job, checkpoint: Path, launch: Progress) -> Progress:
     """Bring what training changes to where a checkpoint was, and say where that is for this launch."""
     if not checkpoint.exists():
         raise UserError(f"{checkpoint} is not on this machine: a run of several needs a folder that they all see.")
-    start = read_progress(checkpoint)
-    changed = trained_by(checkpoint)["optimizer"] != launch.recipe["optimizer"]
+    start = read_start(checkpoint)
+    changed = start.recipe["optimizer"] != launch.recipe["optimizer"]
     load_checkpoint(checkpoint, job.state, keep_settings=changed)
     before, now = ((each.train_images, each.recipe["data"]["batch_size"]) for each in (start, launch))
     if start.step and before != now:

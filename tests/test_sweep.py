@@ -130,6 +130,7 @@ def test_the_list_of_runs_keeps_those_of_earlier_sweeps(tmp_path: Path, monkeypa
     outcomes: dict[str, Any] = {}
 
     def train(_: object, folder: Path, **__: object) -> dict[str, float]:
+        folder.mkdir(exist_ok=True)
         if outcomes[folder.name] is None:
             raise UserError("cannot resume: another recipe")
         return {"top1": outcomes[folder.name]}
@@ -147,6 +148,11 @@ def test_the_list_of_runs_keeps_those_of_earlier_sweeps(tmp_path: Path, monkeypa
     assert listed(["1", "2"], lr1=91.0, lr2=None) == {"1": (91.0, None), "2": failed}
     assert listed(["1", "3"], lr1=None, lr3=93.0) == {"1": (91.0, None), "2": failed, "3": (93.0, None)}
     assert listed(["2"], lr2=92.0) == {"1": (91.0, None), "2": (92.0, None), "3": (93.0, None)}
+    (tmp_path / "optimizer.lr=1,seed=0").rmdir()
+    assert listed(["2"], lr2=92.0) == {"2": (92.0, None), "3": (93.0, None)}
+    (tmp_path / "sweep.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"sweep.json is not what a sweep writes"):
+        listed(["2"], lr2=92.0)
 
 
 def test_one_seed_has_no_spread() -> None:
@@ -183,10 +189,14 @@ def test_a_sweep_of_which_every_run_fails_fails(tiny_options: dict[str, str], tm
 def sweep_of_two_processes(folder: Path, options: dict[str, str]) -> None:
     done = sweep(make_trials("quickstart", {"optimizer.lr": ["0.1", "0.2"]}, 1, options), folder / "good")
     assert all(each["summary"]["processes"] == 2 for each in done)
-    missing = {**options, "data.root": str(folder / "nowhere")}
     if int(os.environ["RANK"]) == 0:
-        with pytest.raises(UserError, match="nowhere"):
-            sweep(make_trials("quickstart", {}, 2, missing), folder / "bad")
+
+        def fail(*_: object, **__: object) -> None:
+            raise UserError("met by one process alone")
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="met by one process alone"):
+            patch.setattr(cutmix_zoo.sweep, "train", fail)
+            sweep(make_trials("quickstart", {}, 2, options), folder / "bad")
 
 
 def test_processes_sweep_together_and_stop_together(tiny_options: dict[str, str], tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from cutmix_zoo.data.image_files import read_image
 from cutmix_zoo.data.sampler import fixed_subset, local_batch_size
 from cutmix_zoo.data.settings import DataSettings, input_spec
 from cutmix_zoo.errors import UserError, did_you_mean, one_line
-from cutmix_zoo.known import known_dataset
+from cutmix_zoo.known import FOLDERS, known_dataset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +35,7 @@ Split = Literal["train", "val"]
 
 _OURS = ("fashion_mnist_mini", "fashion_mnist", "fashion_mnist_canvas", "cub200")
 # timm takes any name without a prefix for a folder; we take these, so that a misspelt name is an error
-_FOLDERS = ("folder", "imagenet", "torch/folder", "torch/image_folder")
+_FOLDERS = (*FOLDERS, "imagenet")
 _TORCH_TRAIN_OR_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "imagenet")
 _TORCH_OWN_SPLITS = ("places365", "inaturalist", "inat")
 _TORCH = tuple(f"torch/{name}" for name in _TORCH_TRAIN_OR_TEST + _TORCH_OWN_SPLITS)
@@ -168,10 +168,12 @@ def _train_split(settings: DataSettings) -> str:
 
 def _has_splits(root: Path, names: set[str]) -> bool:
     """Tell whether folders of these names are splits: they hold folders, or there are no others, of classes."""
+    beside = ("test", "testing", "__MACOSX")
     found = {path.name: path for path in root.iterdir() if path.is_dir()}
     splits = [found[name] for name in names & found.keys()]
     holds_folders = any(inner.is_dir() for path in splits for inner in path.iterdir())
-    return holds_folders or (bool(splits) and len(splits) == len(found))
+    classes = [name for name in found.keys() - names if name not in beside and not name.startswith(".")]
+    return holds_folders or (bool(splits) and not classes)
 
 
 def _folder_below_classes(root: Path) -> Path | None:

@@ -21,7 +21,7 @@ from cutmix_zoo.known import canonical_name
 from cutmix_zoo.store import WEIGHTS_FILE, file_sha256
 from cutmix_zoo.training.files import read_json
 from cutmix_zoo.training.recipe import dump_recipe, load_recipe, make_recipe, public_recipe
-from cutmix_zoo.training.run import SWEEP_FILE, RunFolder
+from cutmix_zoo.training.run import RunFolder, read_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -147,13 +147,10 @@ def read_folders(folders: Sequence[Path]) -> list[Measured]:
 
 def _runs_of(folder: Path) -> list[Path]:
     """List the finished runs of a sweep by its folder; any other folder is itself."""
-    file = folder / SWEEP_FILE
-    if not file.is_file():
+    rows = read_sweep(folder)
+    if rows is None:
         return [folder]
-    try:
-        runs = [folder / run["name"] for run in read_json(file) if run["summary"] is not None]
-    except (KeyError, OSError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is not what a sweep writes: {one_line(error)}") from error
+    runs = [folder / row["name"] for row in rows if row["summary"] is not None]
     if not runs:
         raise UserError(f"no run of the sweep in {folder} has finished.")
     return runs

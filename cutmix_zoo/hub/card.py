@@ -39,7 +39,7 @@ METRICS = {
 }
 """What ``results.json`` may hold: the Hub's name of the metric, what it is called, its unit."""
 
-_IN_THE_PACKAGE = ("fashion_mnist_mini", "fashion_mnist_canvas")
+_IN_THE_PACKAGE = ("fashion_mnist_mini",)
 """Datasets that need no folder."""
 
 _HUB_READERS = ("hfds", "hfids")
@@ -377,12 +377,16 @@ def _training(facts: CardFacts) -> str:
     if recipe.model.name.startswith("local-dir:"):
         return f"{table}\n\nThe weights that the training started from are not published, so it cannot be repeated."
     kept = "`recipe.yaml` in this repository is the whole recipe: " if facts.repo else ""
-    exact = (
-        "on the CPU, with the same versions, to the bit"
-        if "commit" in summary["versions"]
-        else "its commit is not on record, so the numbers may differ in their last digits"
-    )
-    return f"{table}\n\n{kept}`{_training_command(facts, recipe)}` trains it again; {exact}."
+    return f"{table}\n\n{kept}`{_training_command(facts, recipe)}` trains it again; {_how_exactly(summary)}."
+
+
+def _how_exactly(summary: Mapping[str, Any]) -> str:
+    commit = summary["versions"].get("commit")
+    if not summary["device"].startswith("CPU"):
+        return "on a GPU, so the numbers may differ in their last digits"
+    if commit is None or commit.endswith("-dirty"):
+        return "its exact code is not on record, so the numbers may differ in their last digits"
+    return "on the same processor, with the same versions, to the bit"
 
 
 def _training_command(facts: CardFacts, recipe: Recipe) -> str:

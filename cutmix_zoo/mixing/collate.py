@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from timm.data import FastCollateMixup
 
-from cutmix_zoo.checks import require
-from cutmix_zoo.mixing.drawing import PlanSource, check_whole
+from cutmix_zoo.checks import require, require_whole
+from cutmix_zoo.mixing.drawing import PlanSource
 from cutmix_zoo.mixing.feature import needs_network
 from cutmix_zoo.mixing.memory import Buffers, by_value, empty_batch
 from cutmix_zoo.mixing.mixed_target import MixedTarget
@@ -125,8 +125,8 @@ class MixCollate(FastCollateMixup):
         self.plans = PlanSource(mix, seed=seed, rank=rank, epochs=epochs)
         require(not needs_network(mix), f"{mix} mixes inside the network, which a collate has not: use mix_features")
         check_classes(num_classes, smoothing)
-        check_whole("reuse", reuse, lowest=0)
-        check_whole("ignore_index", ignore_index)
+        require_whole("reuse", reuse, lowest=0)
+        require_whole("ignore_index", ignore_index)
         self.num_classes = num_classes
         self.smoothing = smoothing
         self.keep_plan = keep_plan

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch.utils.data import get_worker_info
 
-from cutmix_zoo.checks import require, require_count
+from cutmix_zoo.checks import require, require_count, require_whole
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
 from cutmix_zoo.mixing.compose import check_method
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
@@ -77,8 +76,8 @@ class PlanSource:
 
     def __init__(self, mix: MixMethod, *, seed: int = 0, rank: int = 0, epochs: int | None = None) -> None:
         check_method("mix", mix)
-        check_whole("seed", seed)
-        check_whole("rank", rank, lowest=0)
+        require_whole("seed", seed)
+        require_whole("rank", rank, lowest=0)
         if epochs is not None:
             require_count("epochs", epochs)
         self.mix, self.seed, self.rank, self.epochs = mix, seed, rank, epochs
@@ -112,7 +111,7 @@ class PlanSource:
         Raises:
             ValueError: if the run has no such epoch.
         """
-        check_whole("epoch", epoch, lowest=0)
+        require_whole("epoch", epoch, lowest=0)
         if self.epochs is not None:
             require(epoch < self.epochs, f"epoch must be below epochs={self.epochs}, got {epoch}")
         self._epoch.fill_(epoch)
@@ -162,10 +161,3 @@ class PlanSource:
         if self._own is None or self._own[0] != origin:
             self._own = origin, generator_for(origin, Stream.MIX, self.seed, self.rank)
         return self._own[1]
-
-
-def check_whole(name: str, value: object, lowest: int | None = None) -> None:
-    """Raise ValueError unless ``value`` is a whole number, of at least ``lowest`` if that is given."""
-    fits = not isinstance(value, bool) and isinstance(value, Integral) and (lowest is None or int(value) >= lowest)
-    expected = "a whole number" if lowest is None else f"a whole number of at least {lowest}"
-    require(fits, f"{name} must be {expected}, got {value!r}")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from cutmix_zoo.checks import require
-from cutmix_zoo.mixing.drawing import PlanSource, check_whole
+from cutmix_zoo.checks import require, require_whole
+from cutmix_zoo.mixing.drawing import PlanSource
 from cutmix_zoo.mixing.feature import needs_network
 from cutmix_zoo.mixing.mixed_target import MixedTarget
 from cutmix_zoo.mixing.samples import describe
@@ -77,7 +77,7 @@ class MixTransform:
         self.plans = PlanSource(mix, seed=seed, rank=rank, epochs=epochs)
         require(not needs_network(mix), f"{mix} mixes inside the network, which a transform has not: use mix_features")
         check_classes(num_classes, smoothing)
-        check_whole("ignore_index", ignore_index)
+        require_whole("ignore_index", ignore_index)
         require(
             (image_key is None) == (label_key is None),
             f"image_key and label_key go together, got {image_key!r} and {label_key!r}",

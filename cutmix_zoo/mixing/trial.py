@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutmix_zoo.mixing.compose import OneOf
+from cutmix_zoo.mixing.compose import OneOf, Scheduled
 from cutmix_zoo.mixing.feature import FeatureMix, inner_methods
 from cutmix_zoo.mixing.targets import IGNORE_INDEX, are_masks
 
@@ -24,8 +24,7 @@ def try_methods(
 ) -> None:
     """Mix two images by each method that may ever be drawn, so that one that cannot mix such data is found at once.
 
-    Methods that mix only inside the network are left out, and so are those without a ``prob``: they come with every
-    batch.
+    Methods that mix only inside the network, or are never drawn, are left out.
 
     Args:
         mix: the method; those inside it are tried each by itself.
@@ -47,7 +46,7 @@ def try_methods(
             # alone, so that whatever else the run draws stays as it is
             generator = torch.Generator().manual_seed(0)
             try:
-                plan = replace(method, prob=1.0).draw(2, *pairs[0].shape[-2:], generator=generator, images=pairs[0])
+                plan = _certain(method).draw(2, *pairs[0].shape[-2:], generator=generator, images=pairs[0])
                 for pair in pairs:
                     plan.apply(pair)
                 for pair in masks:
@@ -57,16 +56,24 @@ def try_methods(
 
 
 def _tried(mix: Any) -> Iterator[Any]:
-    """Yield the methods inside a method, or itself, that have a probability above 0."""
+    """Yield the methods inside a method, or itself, that may be drawn."""
     if isinstance(mix, FeatureMix) and 0 not in mix.depths:
+        return
+    if isinstance(mix, Scheduled) and (max(mix.start, mix.end) == 0 or mix.off_from == 0):
         return
     inner = inner_methods(mix)
     if isinstance(mix, OneOf) and mix.weights is not None:
         inner = [method for method, weight in zip(inner, mix.weights, strict=True) if weight > 0]
     for method in inner:
         yield from _tried(method)
-    if not inner and is_dataclass(mix) and getattr(mix, "prob", 0.0) > 0:
+    if not inner and getattr(mix, "prob", 1.0) > 0:
         yield mix
+
+
+def _certain(method: Any) -> Any:
+    """Let a method mix whenever it is drawn, if it has a probability."""
+    has_prob = is_dataclass(method) and hasattr(method, "prob")
+    return replace(method, prob=1.0) if has_prob else method
 
 
 def _two(images: Images) -> Tensor:

@@ -60,7 +60,7 @@ def export_onnx(network: nn.Module, file: Path, *, opset: int | None = None) -> 
         raise UserError(f"opset {opset} cannot be written: take {LOWEST_OPSET} or more, or leave it out.")
     _check_size(network)
     network = copy.deepcopy(network).to("cpu", torch.float32).eval()
-    config = resolve_model_data_config(network)
+    config = resolve_model_data_config(network, use_test_size=True)
     program = _convert(network, config["input_size"], opset)
     facts = {"label_names": known_label_names(network), **config}
     program.model.metadata_props.update({name: json.dumps(fact) for name, fact in facts.items()})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cutmix_zoo.data.datasets import is_stream
-from cutmix_zoo.errors import UserError
+from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.training.checkpoint import (
     Progress,
     check_checkpoint,
@@ -39,6 +39,22 @@ LEFT_TO_DATA = ("model.in_chans", "model.num_classes", "data.input_size", "data.
 
 SWEEP_FILE = "sweep.json"
 """What a sweep writes beside the folders of its runs."""
+
+
+def read_sweep(folder: Path) -> list[dict[str, Any]] | None:
+    """Read what a sweep has written beside its runs; ``None`` if there is nothing.
+
+    Raises:
+        UserError: if it is not what a sweep writes.
+    """
+    file = folder / SWEEP_FILE
+    if not file.is_file():
+        return None
+    try:
+        return [dict(row, name=row["name"], summary=row["summary"]) for row in read_json(file)]
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is not what a sweep writes: {one_line(error)}") from error
+
 
 Status = Literal["running", "finished", "preempted", "failed"]
 
@@ -117,15 +133,20 @@ def writing(folder: RunFolder) -> Iterator[None]:
         raise UserError(f"cannot write to {folder.path}: {error}. {going_on}") from error
 
 
-def finished_by(folder: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
+def finished_by(folder: RunFolder, recipe: Recipe, processes: int, precision: str) -> dict[str, Any] | None:
     """Read the summary of a finished run of a recipe, for which neither data nor network need be there any more.
 
+    Args:
+        folder: the run's folder.
+        recipe: as it was given: what it leaves to its data is not compared.
+        processes: of this launch.
+        precision: Accelerate's name for that of this launch.
+
     Returns:
-        What :meth:`RunFolder.summary` gives; ``None`` if the run is not finished, or may be of another recipe: one that
-        is not resolved yet leaves some of its keys to the data.
+        What :meth:`RunFolder.summary` gives; ``None`` if the run is not finished, or may be another.
     """
     summary = folder.summary()
-    if summary is None:
+    if summary is None or (summary["processes"], summary["mixed_precision"]) != (processes, precision):
         return None
     asked = recipe_dict(recipe)
     places = (key.split(".") for key in LEFT_TO_DATA)
@@ -189,13 +210,10 @@ def _newest_sound(folder: RunFolder) -> Path | None:
     return None
 
 
-def trained_by(checkpoint: Path) -> dict[str, Any]:
-    """Read the recipe of a checkpoint, with the defaults of keys that it lacks, as of one of an earlier version.
-
-    Returns:
-        What :func:`~cutmix_zoo.training.recipe.recipe_dict` gives.
-    """
-    return recipe_dict(make_recipe(read_progress(checkpoint).recipe, str(checkpoint)))
+def read_start(checkpoint: Path) -> Progress:
+    """Read how far the run of a checkpoint was; keys that its recipe lacks, as of an earlier version, are defaults."""
+    progress = read_progress(checkpoint)
+    return replace(progress, recipe=recipe_dict(make_recipe(progress.recipe, str(checkpoint))))
 
 
 def begin(folder: RunFolder, recipe: Recipe, start: Progress) -> None:
@@ -248,8 +266,8 @@ def _is_foreign(file: Path) -> bool:
 
 
 def _check_fits(checkpoint: Path, progress: Progress) -> None:
-    before = read_progress(checkpoint)
-    _check_same(trained_by(checkpoint), progress.recipe, checkpoint)
+    before = read_start(checkpoint)
+    _check_same(before.recipe, progress.recipe, checkpoint)
     for key in ("world_size", "mixed_precision", "train_images"):
         old, new = getattr(before, key), getattr(progress, key)
         if old != new:

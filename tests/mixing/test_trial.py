@@ -36,6 +36,8 @@ def test_a_method_anywhere_inside_is_tried_however_seldom_it_is_drawn(mix: Any) 
         Cutout(4, prob=0.0),
         OneOf([CutMix(), NO_FILL], weights=[1, 0]),
         FeatureMix(NO_FILL, depths=(1, 2)),
+        Scheduled(NO_FILL, start=0.0, end=0.0),
+        Scheduled(NO_FILL, off_from=0.0),
     ],
     ids=str,
 )
@@ -71,11 +73,10 @@ def test_every_method_passes_on_bytes_which_stay_as_they_are(mix: Any) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_method_of_somebody_elses_without_settings_is_left_alone() -> None:
-    class Nothing:
-        prob = 0.5
-
+def test_a_method_of_somebody_elses_is_tried_as_it_is() -> None:
+    class Picky:
         def draw(self, *shape: int, **_: Any) -> IdentityPlan:
-            raise AssertionError
+            raise ValueError("not these images")
 
-    try_methods(Nothing(), [BYTES])
+    with pytest.raises(ValueError, match="cannot mix this data: not these images"):
+        try_methods(OneOf([CutMix(), Picky()], weights=[0.99, 0.01]), [BYTES])

@@ -63,6 +63,14 @@ def test_metadata_says_how_images_are_prepared(shipped: nn.Module, exported: tup
     assert metadata.keys() == {"input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode"}
 
 
+def test_the_size_is_that_of_testing_where_there_are_two(tmp_path: Path) -> None:
+    network = Computes(lambda images: images.flatten(1))
+    network.pretrained_cfg |= {"test_input_size": (3, 4, 4), "test_crop_pct": 0.5}
+    export_onnx(network, tmp_path / "net.onnx")
+    metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "net.onnx").metadata_props}
+    assert (metadata["input_size"], metadata["crop_pct"]) == ([3, 4, 4], 0.5)
+
+
 def test_the_operators_are_of_the_version_asked_for(tmp_path: Path) -> None:
     assert export_onnx(Computes(lambda images: images.flatten(1)), tmp_path / "net.onnx", opset=21) == 0
     model = onnx.load(tmp_path / "net.onnx")

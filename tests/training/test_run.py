@@ -11,7 +11,7 @@ from cutmix_zoo.store import file_sha256
 from cutmix_zoo.training.checkpoint import Progress, TrainState, list_checkpoints, save_checkpoint
 from cutmix_zoo.training.files import read_json, write_json, write_lines
 from cutmix_zoo.training.recipe import load_recipe, recipe_dict
-from cutmix_zoo.training.run import RunFolder, begin, find_start, finished_by, trained_by
+from cutmix_zoo.training.run import RunFolder, begin, find_start, finished_by, read_start
 from cutmix_zoo.training.settings import Recipe
 
 
@@ -117,7 +117,7 @@ def test_a_checkpoint_of_an_earlier_version_lacks_keys_that_were_added_since(tmp
     sums = read_json(checkpoint / "checksums.json")
     write_json(checkpoint / "checksums.json", {**sums, "state.json": file_sha256(checkpoint / "state.json")})
     assert find_start(folder, launch(recipe), "auto") == checkpoint
-    assert trained_by(checkpoint) == recipe_dict(recipe)
+    assert read_start(checkpoint).recipe == recipe_dict(recipe)
     balanced = replace(recipe, data=replace(recipe.data, balanced=True))
     with pytest.raises(UserError, match=r"data.balanced: False -> True"):
         find_start(folder, launch(balanced), "auto")
@@ -126,12 +126,15 @@ def test_a_checkpoint_of_an_earlier_version_lacks_keys_that_were_added_since(tmp
 def test_a_finished_run_is_known_by_its_recipe_before_that_is_resolved(tmp_path: Path, recipe: Recipe) -> None:
     resolved = replace(recipe, data=replace(recipe.data, input_size=(1, 28, 28), mean=(0.3,), std=(0.4,)))
     folder = make_run(tmp_path / "run", resolved, epochs=1)
-    assert finished_by(folder, recipe) is None
-    write_json(folder.summary_file, {"top1": 91.0})
-    assert finished_by(folder, recipe) == finished_by(folder, resolved) == {"top1": 91.0}
-    assert finished_by(folder, replace(recipe, data=replace(recipe.data, root="elsewhere"))) == {"top1": 91.0}
+    assert finished_by(folder, recipe, 1, "no") is None
+    summary = {"top1": 91.0, "processes": 1, "mixed_precision": "no"}
+    write_json(folder.summary_file, summary)
+    moved = replace(recipe, data=replace(recipe.data, root="elsewhere"))
+    for same in (recipe, resolved, moved):
+        assert finished_by(folder, same, 1, "no") == summary
+        assert finished_by(folder, same, 2, "no") is finished_by(folder, same, 1, "bf16") is None
     for other in (replace(recipe, seed=1), replace(recipe, data=replace(recipe.data, mean=(0.1,)))):
-        assert finished_by(folder, other) is None
+        assert finished_by(folder, other, 1, "no") is None
 
 
 def test_another_number_of_training_images_is_refused(tmp_path: Path, recipe: Recipe) -> None:
