@@ -194,9 +194,10 @@ def sweep_of_two_processes(folder: Path, options: dict[str, str]) -> None:
         def fail(*_: object, **__: object) -> None:
             raise UserError("met by one process alone")
 
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="met by one process alone"):
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cutmix_zoo.sweep, "train", fail)
-            sweep(make_trials("quickstart", {}, 2, options), folder / "bad")
+            with pytest.raises(UserError, match="met by one process alone"):
+                sweep(make_trials("quickstart", {}, 2, options), folder / "bad")
 
 
 def test_processes_sweep_together_and_stop_together(tiny_options: dict[str, str], tmp_path: Path) -> None:
