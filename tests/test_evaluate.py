@@ -284,7 +284,7 @@ def test_without_matplotlib_numbers_are_written_and_the_way_to_pictures_is_told(
     assert (tmp_path / "out" / "accuracy.json").exists()
     assert not (tmp_path / "out" / "plots").exists()
     said = capsys.readouterr().out
-    assert said.startswith("measured on 30 images of fashion_mnist, validation, at 28 x 28 pixels\n")
+    assert said.startswith("measured on 30 images of fashion_mnist, validation, at 32 x 32 pixels\n")
     assert "pip install matplotlib" in said
 
 
