@@ -27,6 +27,7 @@ from cutmix_zoo.errors import UserError
 from cutmix_zoo.mixing import IdentityPlan, MixPlan
 from cutmix_zoo.models.drop_block import set_drop_block_progress
 from cutmix_zoo.models.export import DATA_KEYS, export_model
+from cutmix_zoo.models.labels import stated_label_names
 from cutmix_zoo.training.checkpoint import TrainState
 from cutmix_zoo.training.environment import versions
 from cutmix_zoo.training.launch import one_process_first, sum_over_processes
@@ -263,8 +264,8 @@ def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
 
 def _warn_of_a_kept_classifier(network: nn.Module, classes: Sequence[str]) -> None:
     """Say what timm does without a word where the pretrained weights happen to have as many classes as the data."""
-    names = tuple(getattr(network, "pretrained_cfg", {}).get("label_names") or ())
-    if len(names) == len(classes) and names != tuple(classes):
+    names = stated_label_names(network)
+    if names is not None and names != tuple(classes):
         warnings.warn(
             f"the pretrained weights are of as many classes as the data, {len(names)}, and keep their classifier, "
             f"which was trained for others ({', '.join(names[:3])}, ...).",

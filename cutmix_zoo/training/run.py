@@ -40,6 +40,8 @@ LEFT_TO_DATA = ("model.in_chans", "model.num_classes", "data.input_size", "data.
 SWEEP_FILE = "sweep.json"
 """What a sweep writes beside the folders of its runs."""
 
+Status = Literal["running", "finished", "preempted", "failed"]
+
 
 def read_sweep(folder: Path) -> list[dict[str, Any]] | None:
     """Read what a sweep has written beside its runs; ``None`` if there is nothing.
@@ -54,9 +56,6 @@ def read_sweep(folder: Path) -> list[dict[str, Any]] | None:
         return [dict(row, name=row["name"], summary=row["summary"]) for row in read_json(file)]
     except (KeyError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{file} is not what a sweep writes: {one_line(error)}") from error
-
-
-Status = Literal["running", "finished", "preempted", "failed"]
 
 
 @dataclass(frozen=True)
