@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -32,7 +32,17 @@ from cutmix_zoo.training.preemption import stop_requests, stop_with_launcher
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.recipe import load_recipe, public_recipe, recipe_dict
 from cutmix_zoo.training.recipe_keys import describe_keys
-from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find_start, finished_by, read_start, writing
+from cutmix_zoo.training.run import (
+    RunFolder,
+    Status,
+    begin,
+    check_unused,
+    find_start,
+    finished_by,
+    locked,
+    read_start,
+    writing,
+)
 from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
@@ -90,15 +100,17 @@ def train(
         mixed_precision=accelerator.mixed_precision,
         train_images=dataset_size(job.splits.train),
     )
-    # one process looks, so that all start from the same
-    find = partial(find_start, folder, progress, resume, allow_changes=allow_changes)
-    checkpoint, summary = on_main(accelerator, lambda: (find(), folder.summary()))
-    if summary is None or resume != "auto" or allow_changes:
-        if checkpoint is not None:
-            progress = _load(job, checkpoint, progress)
-        on_main(accelerator, partial(begin, folder, job.recipe, progress))
-        summary = _train(job, folder, progress)
-    return summary
+    with ExitStack() as until_the_end:
+        on_main(accelerator, lambda: until_the_end.enter_context(locked(folder)))
+        # one process looks, so that all start from the same
+        find = partial(find_start, folder, progress, resume, allow_changes=allow_changes)
+        checkpoint, summary = on_main(accelerator, lambda: (find(), folder.summary()))
+        if summary is None or resume != "auto" or allow_changes:
+            if checkpoint is not None:
+                progress = _load(job, checkpoint, progress)
+            on_main(accelerator, partial(begin, folder, job.recipe, progress))
+            summary = _train(job, folder, progress)
+        return summary
 
 
 def default_output(recipe: Recipe, resume: str | None) -> Path:

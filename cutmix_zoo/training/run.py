@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shlex
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from cutmix_zoo.data.datasets import is_stream
 from cutmix_zoo.errors import UserError, one_line
@@ -89,6 +91,11 @@ class RunFolder:
         return self.path / "status.json"
 
     @property
+    def lock_file(self) -> Path:
+        """What the launch that writes holds locked."""
+        return self.path / ".lock"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
@@ -130,6 +137,46 @@ def writing(folder: RunFolder) -> Iterator[None]:
         last = folder.last_checkpoint
         going_on = f"The last good checkpoint is {last}; --resume auto goes on from it." if last else ""
         raise UserError(f"cannot write to {folder.path}: {error}. {going_on}") from error
+
+
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
+    """Make the folder of a run, and keep it from other launches for the length of a block.
+
+    The system gives a lock up when its process ends, however that ends, so that a killed run can go on at once.
+
+    Raises:
+        UserError: if another launch is at it, or the folder cannot be made or written to.
+    """
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder.path}: {error}; choose another folder with --output.") from error
+    with _lock(folder):
+        try:
+            yield
+        finally:
+            folder.lock_file.unlink(missing_ok=True)
+
+
+def _lock(folder: RunFolder) -> TextIO:
+    with writing(folder):
+        stream = folder.lock_file.open("a")
+    try:
+        # not flock: the workers of a killed run would hold that on
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        stream.close()
+        raise UserError(
+            f"another launch is training in {folder.path}; wait for its end, or choose another folder with --output."
+        ) from error
+    except OSError as error:  # some network disks have no locks
+        warnings.warn(f"{folder.path} cannot be locked ({error}): start no second launch there.", stacklevel=2)
+        return stream
+    if folder.lock_file.exists() and os.path.samestat(os.fstat(stream.fileno()), folder.lock_file.stat()):
+        return stream
+    stream.close()  # its owner has just ended, and removed it
+    return _lock(folder)
 
 
 def finished_by(folder: RunFolder, recipe: Recipe, processes: int, precision: str) -> dict[str, Any] | None:
@@ -224,12 +271,8 @@ def begin(folder: RunFolder, recipe: Recipe, start: Progress) -> None:
         start: where the run starts.
 
     Raises:
-        UserError: if the folder cannot be made or written to.
+        UserError: if the folder cannot be written to.
     """
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {folder.path}: {error}; choose another folder with --output.") from error
     with writing(folder):
         folder.summary_file.unlink(missing_ok=True)
         write_text(
@@ -256,12 +299,15 @@ def check_unused(folder: RunFolder) -> None:
             f"to keep it and start another choose a new folder with --output; "
             f"to throw it away: rm -r {shlex.quote(str(folder.path))}"
         )
-    if folder.path.exists() and (not folder.path.is_dir() or any(map(_is_foreign, folder.path.iterdir()))):
+    if folder.path.exists() and (
+        not folder.path.is_dir() or any(_is_foreign(folder, f) for f in folder.path.iterdir())
+    ):
         raise UserError(f"{folder.path} is not an empty folder and not a run; choose a new folder with --output.")
 
 
-def _is_foreign(file: Path) -> bool:
-    return file.suffix != ".part"  # what a launch leaves that was killed while it wrote its first file
+def _is_foreign(folder: RunFolder, file: Path) -> bool:
+    # what a launch leaves that was refused, or killed while it wrote its first file
+    return file != folder.lock_file and file.suffix != ".part"
 
 
 def _check_fits(checkpoint: Path, progress: Progress) -> None:
