@@ -179,20 +179,23 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def prune_checkpoints(folder: Path, keep: int, best: Collection[str] = ()) -> None:
-    """Delete all but the newest ``keep`` checkpoints and those called ``best``, and what a crash left half done."""
+    """Delete all but the newest ``keep`` checkpoints and those called ``best``, and what a crash left half done.
+
+    What cannot be deleted yet, as on a network disk while another process reads it, is left to the next time.
+    """
     complete = list_checkpoints(folder)
     for old in complete[:-keep]:
         if old.name not in best:
             delete_checkpoint(old)
     for rest in set(folder.glob("epoch-*")).difference(complete):
-        shutil.rmtree(rest)
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def delete_checkpoint(checkpoint: Path) -> None:
     """Delete a checkpoint."""
     # first what makes it one: without its checksums it is not listed, whatever interrupts the rest
     (checkpoint / _SUMS).unlink()
-    shutil.rmtree(checkpoint)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -288,9 +291,11 @@ def _load_optimizer(
     optimizer.load_state_dict(saved)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
-            # a buffer in another layout than its parameter could round differently
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            if isinstance(value, Tensor):
+                # a buffer in another layout than its parameter could round differently
+                alike = torch.empty_like(parameter if value.shape == parameter.shape else value, dtype=value.dtype)
+                # copied, as what was loaded may be the file itself, which is to be deleted one day
+                values[name] = alike.copy_(value)
 
 
 def _shape_difference(old: dict[str, Tensor], new: dict[str, Tensor]) -> str:

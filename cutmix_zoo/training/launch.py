@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,10 @@ T = TypeVar("T")
 
 _IN_PARTS = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG")
 """What of Accelerate spreads a network over processes, as the launcher's environment names it."""
+
+
+PATIENCE = timedelta(hours=1)
+"""How long processes wait for one that downloads, lists a folder or writes; torch would give up after ten minutes."""
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
@@ -95,11 +100,16 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
         _need_tracker(tracker)
     # imported here: it takes a second, which what only asks for the process's rank need not wait for
     from accelerate import Accelerator
-    from accelerate.utils import ProjectConfiguration
+    from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
     log_with = list(trackers) if trackers and folder else None
     places = ProjectConfiguration(str(folder), str(folder / "tensorboard")) if folder else None
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=log_with, project_config=places)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        log_with=log_with,
+        project_config=places,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise UserError("fp16 needs a GPU, and Accelerate ignores it without one: use --mixed_precision bf16 or no.")
     # else each process would believe to be the only one, and all would write into one folder
@@ -201,7 +211,9 @@ class Consensus:
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
-        self._group: Any = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
+        self._group: Any = (
+            torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if accelerator.num_processes > 1 else None
+        )
 
     def highest(self, value: int) -> int:
         """Return the highest of the values that the processes bring; all have to bring one."""

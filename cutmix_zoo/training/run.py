@@ -143,7 +143,8 @@ def writing(folder: RunFolder) -> Iterator[None]:
 def locked(folder: RunFolder) -> Iterator[None]:
     """Make the folder of a run, and keep it from other launches for the length of a block.
 
-    The system gives a lock up when its process ends, however that ends, so that a killed run can go on at once.
+    A lock is given up when its process ends, however that ends, so that a killed run can go on at once; only a network
+    disk may keep that of a machine which has vanished.
 
     Raises:
         UserError: if another launch is at it, or the folder cannot be made or written to.
@@ -168,7 +169,8 @@ def _lock(folder: RunFolder) -> TextIO:
     except (BlockingIOError, PermissionError) as error:
         stream.close()
         raise UserError(
-            f"another launch is training in {folder.path}; wait for its end, or choose another folder with --output."
+            f"another launch is training in {folder.path}; wait for its end, or choose another folder with --output. "
+            f"If the machine that it ran on is gone: rm {shlex.quote(str(folder.lock_file))}"
         ) from error
     except OSError as error:  # some network disks have no locks
         warnings.warn(f"{folder.path} cannot be locked ({error}): start no second launch there.", stacklevel=2)

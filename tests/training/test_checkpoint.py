@@ -1,3 +1,6 @@
+import errno
+import gc
+import os
 from pathlib import Path
 
 import pytest
@@ -174,7 +177,7 @@ def test_a_deletion_that_is_interrupted_leaves_no_checkpoint(tmp_path: Path, mon
     model, optimizer = make("sgd")
     saved = save_checkpoint(tmp_path, Progress({}, [{}]), TrainState(model, optimizer))
 
-    def interrupted(_: Path) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("cutmix_zoo.training.checkpoint.shutil.rmtree", interrupted)
@@ -182,6 +185,34 @@ def test_a_deletion_that_is_interrupted_leaves_no_checkpoint(tmp_path: Path, mon
         delete_checkpoint(saved)
     assert (saved / "model.safetensors").exists()
     assert list_checkpoints(tmp_path) == []
+
+
+def test_what_cannot_be_deleted_yet_is_left_to_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "epoch-0009.part").mkdir()
+    for epoch in (1, 2, 3):
+        (tmp_path / f"epoch-000{epoch}").mkdir()
+        (tmp_path / f"epoch-000{epoch}" / "checksums.json").touch()
+
+    def busy(path: object, **_: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", busy)
+        prune_checkpoints(tmp_path, keep=1)
+    assert [file.name for file in list_checkpoints(tmp_path)] == ["epoch-0003"]
+    prune_checkpoints(tmp_path, keep=1)
+    assert [file.name for file in tmp_path.iterdir()] == ["epoch-0003"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads what Linux says of a process's memory")
+@pytest.mark.parametrize("name", ["momentum", "adamw"])
+def test_what_was_loaded_does_not_keep_the_files(name: str, tmp_path: Path) -> None:
+    model, optimizer = make(name)
+    step(model, optimizer, 0)
+    state = TrainState(model, optimizer)
+    load_checkpoint(save_checkpoint(tmp_path, Progress({}, [{}]), state), state)
+    gc.collect()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
 def test_a_scaler_that_a_checkpoint_lacks_stays_as_it_is(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 import os
 import sys
+import time
+from datetime import timedelta
 
 import pytest
 
@@ -69,3 +71,18 @@ def ask_main() -> None:
 def test_what_comes_of_the_main_process_comes_to_all() -> None:
     ask_main()
     assert wait(start_ranks(ask_main)) == [0, 0]
+
+
+def wait_for_main() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cutmix_zoo.training.launch.PATIENCE", timedelta(seconds=1))
+        accelerator = make_accelerator()
+    if accelerator.is_main_process:
+        time.sleep(3)
+        return
+    with pytest.raises(RuntimeError, match=r"(?i)timed? ?out"):
+        accelerator.wait_for_everyone()
+
+
+def test_processes_wait_for_each_other_as_long_as_it_is_said() -> None:
+    assert wait(start_ranks(wait_for_main)) == [0, 0]

@@ -230,6 +230,7 @@ def test_one_launch_at_a_time_is_in_a_folder(tmp_path: Path) -> None:
     with locked(RunFolder(path)), other_launch(path) as other:
         said, _ = other.communicate(timeout=60)
         assert said.startswith(f"another launch is training in {path}; wait for its end")
+        assert said.endswith(f"rm {path / '.lock'}\n")
     assert list(path.iterdir()) == [], "no trace is left"
     with other_launch(path) as other:
         assert other.stdout is not None
