@@ -281,10 +281,10 @@ def test_every_argument_arrives() -> None:
     collate_fn = FastCollateMixup(**mixing, label_smoothing=0.2, num_classes=5)
     assert isinstance(collate_fn, MixCollate)
     assert collate_fn.plans.mix == method_from_timm(**mixing)
-    assert (collate_fn.smoothing, collate_fn.num_classes) == (0.2, 5)
+    assert (collate_fn.plans.smoothing, collate_fn.plans.num_classes) == (0.2, 5)
     minmax = FastCollateMixup(0.0, 0.0, [0.2, 0.8])
     assert minmax.plans.mix == method_from_timm(0.0, cutmix_minmax=[0.2, 0.8])
-    assert (minmax.smoothing, minmax.num_classes) == (0.1, 1000)
+    assert (minmax.plans.smoothing, minmax.plans.num_classes) == (0.1, 1000)
     assert type(pickle.loads(pickle.dumps(minmax))) is FastCollateMixup
 
 
@@ -293,8 +293,9 @@ def test_it_is_made_from_timms_arguments_as_its_parent_is() -> None:
     ours, parent = FastCollateMixup.from_timm(**arguments), MixCollate.from_timm(**arguments)
     assert type(ours) is FastCollateMixup
     assert ours.plans.mix == parent.plans.mix
-    assert (ours.smoothing, ours.num_classes) == (parent.smoothing, parent.num_classes) == (0.0, 5)
-    assert FastCollateMixup.from_timm(label_smoothing=0.2).smoothing == 0.2
+    for plans in (ours.plans, parent.plans):
+        assert (plans.smoothing, plans.num_classes) == (0.0, 5)
+    assert FastCollateMixup.from_timm(label_smoothing=0.2).plans.smoothing == 0.2
 
 
 def test_several_labels_an_image() -> None:

@@ -9,7 +9,8 @@ A *method* holds settings and draws; a *plan* holds what was drawn and applies i
 
 Shapes: ``images`` (B, C, H, W), ``labels`` (B,) int64, ``targets`` (B, K) float32, ``logits`` (B, K),
 ``plan.sources``, ``plan.pixel_shares`` and ``plan.label_shares`` (B, M), ``plan.lam`` and ``plan.partner`` (B,),
-``plan.boxes`` (B, 4), with B images, K classes and M sources of each mixed image.
+``plan.boxes`` (B, 4), with B images, K classes and M sources of each mixed image. What the constructors of plans
+call ``donor`` is whose pixels are taken: of two sources, ``plan.partner``.
 """
 
 from cutmix_zoo.mixing.blend_plan import BlendPlan, MaskPlan

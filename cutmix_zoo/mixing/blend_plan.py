@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cutmix_zoo.mixing.memory import LARGE
-from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of
+from cutmix_zoo.mixing.plan import MixPlan, PairPlan, are_fractions, bits_of, check_shares
 from cutmix_zoo.mixing.rows import batch_order, blocks, gather
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _BLOCK = 1 << 19
 
 
 @dataclass(frozen=True, eq=False)
-class BlendPlan(DonorPlan):
+class BlendPlan(PairPlan):
     """Each image is averaged with its partner, by one weight for all pixels.
 
     Bytes are blended as ``(w * own + (256 - w) * partner + 128) >> 8``: at most half a grey level from the
@@ -56,10 +56,7 @@ class BlendPlan(DonorPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        own_lam = self.own_lam.float()
-        if own_lam.shape != (self.batch_size,) or not _are_fractions(own_lam):
-            raise ValueError(f"own_lam must be {self.batch_size} numbers in [0, 1], got {own_lam}")
-        object.__setattr__(self, "own_lam", quantize(own_lam))
+        object.__setattr__(self, "own_lam", quantize(check_shares("own_lam", self.own_lam, self.batch_size)))
 
     @property
     def own_share(self) -> Tensor:  # noqa: D102
@@ -84,7 +81,7 @@ class BlendPlan(DonorPlan):
 
 
 @dataclass(frozen=True, eq=False)
-class MaskPlan(DonorPlan):
+class MaskPlan(PairPlan):
     """Each image is joined with its partner by a mask: pixel by pixel (hard), or averaged by it (soft).
 
     Args:
@@ -109,13 +106,12 @@ class MaskPlan(DonorPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        plane = (self.height, self.width)
-        if tuple(self.mask.shape) not in (plane, (self.batch_size, *plane)):
-            expected = f"{plane} or {(self.batch_size, *plane)}"
-            raise ValueError(f"mask must have shape {expected}, got {tuple(self.mask.shape)}")
+        plane = self.shape[1:]
+        if tuple(self.mask.shape) not in (plane, self.shape):
+            raise ValueError(f"mask must have shape {plane} or {self.shape}, got {tuple(self.mask.shape)}")
         if self._is_hard:
             return
-        if not self.mask.is_floating_point() or not _are_fractions(self.mask):
+        if not self.mask.is_floating_point() or not are_fractions(self.mask):
             raise ValueError(f"mask must be bool, or floating point in [0, 1], got {self.mask.dtype}")
         object.__setattr__(self, "mask", quantize(self.mask.float()))
 
@@ -140,7 +136,7 @@ class MaskPlan(DonorPlan):
 
     def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
         donors = self.donor.tolist()
-        masks = self.mask.expand(self.batch_size, self.height, self.width).numpy()
+        masks = self.mask.expand(self.shape).numpy()
         if not self._is_hard:
             masks = masks.reshape(self.batch_size, *[1] * (out.ndim - 3), self.height, self.width)
             _blend_rows(samples, out, rows, donors, masks)
@@ -175,10 +171,6 @@ def _copy_where(mask: np.ndarray, sample: np.ndarray, out: np.ndarray) -> None:
         out, sample = (image.transpose(1, 2, 0).reshape(-1) for image in (out, sample))
         mask = np.repeat(mask.reshape(-1), len(out) // mask.size)
     np.copyto(out, sample, where=mask)
-
-
-def _are_fractions(weights: Tensor) -> bool:
-    return bool(((weights >= 0) & (weights <= 1)).all())
 
 
 def quantize(weights: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cutmix_zoo.mixing.boxes import in_boxes, window
 from cutmix_zoo.mixing.memory import LARGE
-from cutmix_zoo.mixing.plan import DonorPlan, MixPlan, bits_of, check_integers, check_label_lam, columns
+from cutmix_zoo.mixing.plan import MixPlan, PairPlan, bits_of, check_integers, check_shares, columns
 from cutmix_zoo.mixing.rows import blocks, stack
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
-class BoxPlan(DonorPlan):
+class BoxPlan(PairPlan):
     """A box of each image is filled with the same box of its partner.
 
     The constructor takes anybody's draws, so a batch that was mixed elsewhere can be repeated.
@@ -57,7 +57,7 @@ class BoxPlan(DonorPlan):
         super().__post_init__()
         check_boxes("box", self.box, [(self.batch_size, 4), (4,)], self.height, self.width)
         if self.label_lam is not None:
-            object.__setattr__(self, "label_lam", check_label_lam(self.label_lam, self.batch_size))
+            object.__setattr__(self, "label_lam", check_shares("label_lam", self.label_lam, self.batch_size))
 
     @property
     def own_share(self) -> Tensor:  # noqa: D102

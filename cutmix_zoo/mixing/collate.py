@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from timm.data import FastCollateMixup
 
-from cutmix_zoo.checks import require, require_whole
+from cutmix_zoo.checks import require_whole
 from cutmix_zoo.mixing.drawing import PlanSource
-from cutmix_zoo.mixing.feature import needs_network
 from cutmix_zoo.mixing.memory import Buffers, by_value, empty_batch
-from cutmix_zoo.mixing.mixed_target import MixedTarget
 from cutmix_zoo.mixing.plan import IdentityPlan
 from cutmix_zoo.mixing.rows import batch_order
 from cutmix_zoo.mixing.samples import read_samples
-from cutmix_zoo.mixing.targets import IGNORE_INDEX, check_classes, mix_by_kind
+from cutmix_zoo.mixing.targets import IGNORE_INDEX
 from cutmix_zoo.mixing.timm_args import settings_from_timm
 
 if TYPE_CHECKING:
@@ -66,10 +64,8 @@ class MixCollate(FastCollateMixup):
 
     When the samples carry a :class:`~cutmix_zoo.keys.SampleKey`, the plan is a function of (seed, epoch,
     step, rank): see :func:`~cutmix_zoo.mixing.drawing.plan_for`. Otherwise it is drawn from a generator of the
-    collate's own, and the global generators are not touched. That generator is seeded once for each seed it meets, the
-    loader worker's or without workers ``torch.initial_seed()``: ``torch.manual_seed`` with the number that is set
-    already does not restart the draws, and going back to an earlier number, after another one, replays them from their
-    start. To repeat a run in one process, make a new collate.
+    collate's own (when that is seeded: :class:`~cutmix_zoo.mixing.drawing.PlanSource`), and the global generators are
+    not touched. To repeat a run in one process, make a new collate.
 
     On the first batch that is mixed, each method inside ``mix`` is tried on two of its images, so that one that cannot
     mix such data is refused then, and not when it is first drawn.
@@ -122,15 +118,8 @@ class MixCollate(FastCollateMixup):
         ignore_index: int = IGNORE_INDEX,
         reuse: int = 0,
     ) -> None:
-        self.plans = PlanSource(mix, seed=seed, rank=rank, epochs=epochs)
-        require(not needs_network(mix), f"{mix} mixes inside the network, which a collate has not: use mix_features")
-        check_classes(num_classes, smoothing)
+        self.plans = PlanSource(mix, num_classes, smoothing, seed, rank, epochs, keep_plan, ignore_index)
         require_whole("reuse", reuse, lowest=0)
-        require_whole("ignore_index", ignore_index)
-        self.num_classes = num_classes
-        self.smoothing = smoothing
-        self.keep_plan = keep_plan
-        self.ignore_index = ignore_index
         self._buffers = Buffers(reuse) if reuse else None
 
     @classmethod
@@ -191,10 +180,6 @@ class MixCollate(FastCollateMixup):
         layout = ((len(read.images), *first.shape), batch_order(first), first.dtype)
         output = empty_batch(*layout) if self._buffers is None else self._buffers.next(*layout)
         plan.write(read.images, output.array)
-        target: Any
-        if self.keep_plan:
-            target = MixedTarget.of(plan, read.labels, self.num_classes, self.smoothing)
-        else:
-            target = by_value(mix_by_kind(plan, read.labels, self.num_classes, self.smoothing, self.ignore_index))
-        self.plans.try_once([read.images], read.labels, self.ignore_index)
+        target = self.plans.target(plan, read.labels)
+        self.plans.try_once([read.images], read.labels)
         return output.tensor(), target

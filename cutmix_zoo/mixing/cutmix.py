@@ -94,14 +94,8 @@ class CutMix(PairMethod):
             lam = np.where(pairs.gate, self.fixed_lam, 1.0)
         position = pairs.rng.random((len(lam), 2))
         boxes = self._boxes(pairs, lam, position)
-        return BoxPlan(
-            pairs.batch_size,
-            pairs.height,
-            pairs.width,
-            donor=pairs.donor,
-            box=pairs.shared(boxes.numpy()),
-            label_lam=self._label_lam(pairs, lam, boxes),
-        )
+        label_lam = self._label_lam(pairs, lam, boxes)
+        return BoxPlan(*pairs.shape, donor=pairs.partner, box=pairs.shared(boxes.numpy()), label_lam=label_lam)
 
     def _boxes(self, pairs: PairDraw, lam: np.ndarray, position: np.ndarray) -> torch.Tensor:
         """Place (groups, 4) boxes; an empty one where the gate is shut, which is lambda 1."""

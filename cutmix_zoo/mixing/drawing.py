@@ -1,7 +1,8 @@
-"""From a method to the plan of each batch: keyed in our own runs, from a generator of its own elsewhere."""
+"""From a method to each batch's plan and target: keyed in our own runs, from a generator of its own elsewhere."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
@@ -10,7 +11,11 @@ from torch.utils.data import get_worker_info
 from cutmix_zoo.checks import require, require_count, require_whole
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
 from cutmix_zoo.mixing.compose import check_method
+from cutmix_zoo.mixing.feature import needs_network
+from cutmix_zoo.mixing.memory import by_value
+from cutmix_zoo.mixing.mixed_target import MixedTarget
 from cutmix_zoo.mixing.plan import IdentityPlan, MixPlan
+from cutmix_zoo.mixing.targets import IGNORE_INDEX, check_classes, mix_by_kind
 from cutmix_zoo.mixing.trial import try_methods
 
 if TYPE_CHECKING:
@@ -54,8 +59,9 @@ def plan_for(
     return mix.draw(batch_size, height, width, generator=generator, **context)
 
 
+@dataclass(eq=False)
 class PlanSource:
-    """Draws the plans of batch after batch; what is set here reaches loader workers that are already running.
+    """Draws the plans of batch after batch, and mixes their labels: what a collate and a transform have in common.
 
     With a :class:`~cutmix_zoo.keys.SampleKey`, a plan is a function of (seed, epoch, step, rank): see
     :func:`plan_for`. Without one it is drawn from a generator of this object's own, and the global generators are not
@@ -63,24 +69,31 @@ class PlanSource:
     ``torch.initial_seed()``: whoever seeds torch again with the same number does not restart the draws, and whoever
     goes back to an earlier number, after another one, replays them from their start.
 
-    Args:
-        mix: the method.
-        seed: the run's seed, a whole number.
-        rank: this process among those that train together, from 0.
-        epochs: length of the run, which scheduled methods need to know.
-
-    Raises:
-        ValueError: if ``epochs`` is below 1, ``seed`` is no whole number or ``rank`` none from 0.
-        TypeError: if ``mix`` is no mixing method.
+    What is set later, by :attr:`enabled` and :meth:`set_epoch`, reaches loader workers that are already running. The
+    settings, and what is raised for them, are those of :class:`~cutmix_zoo.mixing.MixCollate`.
     """
 
-    def __init__(self, mix: MixMethod, *, seed: int = 0, rank: int = 0, epochs: int | None = None) -> None:
-        check_method("mix", mix)
-        require_whole("seed", seed)
-        require_whole("rank", rank, lowest=0)
-        if epochs is not None:
-            require_count("epochs", epochs)
-        self.mix, self.seed, self.rank, self.epochs = mix, seed, rank, epochs
+    mix: MixMethod
+    num_classes: int | None = None
+    smoothing: float = 0.0
+    seed: int = 0
+    rank: int = 0
+    epochs: int | None = None
+    keep_plan: bool = False
+    ignore_index: int = IGNORE_INDEX
+
+    def __post_init__(self) -> None:
+        check_method("mix", self.mix)
+        require(
+            not needs_network(self.mix),
+            f"{self.mix} mixes inside the network, which neither collate nor transform has: use mix_features",
+        )
+        check_classes(self.num_classes, self.smoothing)
+        require_whole("seed", self.seed)
+        require_whole("rank", self.rank, lowest=0)
+        require_whole("ignore_index", self.ignore_index)
+        if self.epochs is not None:
+            require_count("epochs", self.epochs)
         self._enabled = torch.ones((), dtype=torch.bool).share_memory_()
         self._epoch = torch.full((), _UNKNOWN).share_memory_()
         self._own: tuple[int, torch.Generator] | None = None
@@ -139,19 +152,32 @@ class PlanSource:
             return self.mix.draw(*shape, generator=self._own_generator(), **context)
         return plan_for(self.mix, *shape, seed=self.seed, epoch=key.epoch, step=key.step, rank=self.rank, **context)
 
-    def try_once(self, images: Sequence[Images], labels: Tensor, ignore_index: int) -> None:
+    def target(self, plan: MixPlan, labels: Tensor) -> Tensor | MixedTarget:
+        """Mix the labels of a batch (:func:`~cutmix_zoo.mixing.targets.mix_by_kind`); a small target travels by value.
+
+        Args:
+            plan: of the batch.
+            labels: of its images.
+
+        Raises:
+            ValueError: if the labels do not fit.
+        """
+        if self.keep_plan:
+            return MixedTarget.of(plan, labels, self.num_classes, self.smoothing)
+        return by_value(mix_by_kind(plan, labels, self.num_classes, self.smoothing, self.ignore_index))
+
+    def try_once(self, images: Sequence[Images], labels: Tensor) -> None:
         """Try all methods on the first batch that is mixed (:func:`~cutmix_zoo.mixing.trial.try_methods`).
 
         Args:
             images: of the batch, those that are mixed alike.
             labels: of the batch.
-            ignore_index: the class of mask pixels that a method erases.
 
         Raises:
             ValueError: if a method cannot mix such a batch.
         """
         if self.enabled and not self._tried:
-            try_methods(self.mix, images, labels, ignore_index)
+            try_methods(self.mix, images, labels, self.ignore_index)
             self._tried = True
 
     def _own_generator(self) -> torch.Generator:

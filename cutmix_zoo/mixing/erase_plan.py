@@ -117,4 +117,4 @@ class ErasePlan(MixPlan):
         return images.dtype if is_known_to_numpy(images.dtype) else None
 
     def _mask_plan(self, ignore_index: int) -> MixPlan:
-        return ErasePlan(self.batch_size, self.height, self.width, self.box, (float(ignore_index),))
+        return ErasePlan(*self.shape, self.box, (float(ignore_index),))

@@ -51,14 +51,14 @@ class FMix(PairMethod):
         require_positive("decay_power", self.decay_power)
 
     def _draw(self, pairs: PairDraw) -> MaskPlan:
-        shape = (pairs.height, pairs.width)
+        size = (pairs.height, pairs.width)
         lam = pairs.beta(self.alpha)
-        keep = np.ones((pairs.meeting.groups, *shape), np.bool_)
+        keep = np.ones((pairs.meeting.groups, *size), np.bool_)
         # one after another: the noise of a whole batch would be many times as large as its masks
         for group in np.flatnonzero(pairs.gate):
-            noise = low_frequency_noise(*shape, self.decay_power, pairs.rng)
+            noise = low_frequency_noise(*size, self.decay_power, pairs.rng)
             keep[group] = _highest(noise, round(lam[group] * noise.size))
-        return MaskPlan(pairs.batch_size, *shape, donor=pairs.donor, mask=pairs.shared(keep))
+        return MaskPlan(*pairs.shape, donor=pairs.partner, mask=pairs.shared(keep))
 
 
 def low_frequency_noise(height: int, width: int, decay_power: float, rng: np.random.Generator) -> np.ndarray:

@@ -62,10 +62,4 @@ class GridMix(PairMethod):
         keep = (place >= pasted[:, None]).reshape(-1, self.cells, self.cells)
         row, column = (np.arange(size) * self.cells // size for size in (pairs.height, pairs.width))
         mask = keep[:, row[:, None], column]
-        return MaskPlan(
-            pairs.batch_size,
-            pairs.height,
-            pairs.width,
-            donor=pairs.donor,
-            mask=pairs.shared(mask),
-        )
+        return MaskPlan(*pairs.shape, donor=pairs.partner, mask=pairs.shared(mask))

@@ -234,10 +234,11 @@ def concatenate(plans: Sequence[MixPlan]) -> MixPlan:
 
 
 def _check_parts(plan: JoinedPlan) -> None:
-    expected = (plan.batch_size, plan.height, plan.width)
-    sizes = [(part.batch_size, part.height, part.width) for part in plan.parts]
-    if not sizes or any(size != expected for size in sizes):
-        raise ValueError(f"the parts must be plans of one batch of {expected} (batch size, height, width), got {sizes}")
+    shapes = [part.shape for part in plan.parts]
+    if set(shapes) != {plan.shape}:
+        raise ValueError(
+            f"the parts must be plans of one batch of {plan.shape} (batch size, height, width), got {shapes}"
+        )
 
 
 def _without_fill(plan: MixPlan) -> MixPlan:

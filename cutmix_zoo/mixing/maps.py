@@ -72,7 +72,7 @@ def map_sizes(
     """
     model = bare_model(model)
     stages = stages_of(model)
-    shapes = _probe(model, stages, height, width, in_chans or _in_chans(model))
+    shapes = _map_shapes(model, stages, height, width, in_chans or _in_chans(model))
     planes = [_plane(model, stage, shape, height / width) for stage, shape in zip(stages, shapes, strict=True)]
     return ((height, width), *planes)
 
@@ -170,7 +170,7 @@ def _in_chans(model: nn.Module) -> int:
     return first.in_channels
 
 
-def _probe(model: nn.Module, stages: list[Stage], height: int, width: int, in_chans: int) -> list[torch.Size]:
+def _map_shapes(model: nn.Module, stages: list[Stage], height: int, width: int, in_chans: int) -> list[torch.Size]:
     """Send one image through a network and return the shapes of its maps."""
     shapes: dict[str, torch.Size] = {}
 

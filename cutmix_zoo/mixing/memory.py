@@ -88,13 +88,10 @@ def by_value(tensor: Tensor) -> Tensor:
     """Let a small tensor travel from a loader worker inside the message about it.
 
     A tensor in shared memory is sent as an open file, over a connection of its own, which for labels and targets costs
-    more than they do. What arrives is a plain tensor. Outside a worker, and where NumPy lacks the dtype, it stays as
-    it is.
-
-    Args:
-        tensor: on the CPU.
+    more than they do. What arrives is a plain tensor. Outside a worker, on an accelerator, and where NumPy lacks the
+    dtype, it stays as it is.
     """
-    if get_worker_info() is None or tensor.nbytes > _SMALL or tensor.dtype == torch.bfloat16:
+    if get_worker_info() is None or not tensor.is_cpu or tensor.nbytes > _SMALL or tensor.dtype == torch.bfloat16:
         return tensor
     return tensor.as_subclass(_ByValue)
 

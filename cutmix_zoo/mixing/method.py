@@ -79,7 +79,12 @@ class PairDraw(NamedTuple):
     images: Images | None
 
     @property
-    def donor(self) -> torch.Tensor:
+    def shape(self) -> tuple[int, int, int]:
+        """Number, height and width of the images: how every plan begins."""
+        return self.batch_size, self.height, self.width
+
+    @property
+    def partner(self) -> torch.Tensor:
         """(B,) int64, whom each image meets."""
         return torch.from_numpy(self.meeting.partner)
 

@@ -50,4 +50,4 @@ class Mixup(PairMethod):
 
     def _draw(self, pairs: PairDraw) -> BlendPlan:
         own_lam: torch.Tensor = pairs.per_image(pairs.beta(self.alpha))
-        return BlendPlan(pairs.batch_size, pairs.height, pairs.width, donor=pairs.donor, own_lam=own_lam)
+        return BlendPlan(*pairs.shape, donor=pairs.partner, own_lam=own_lam)

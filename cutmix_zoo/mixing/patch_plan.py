@@ -113,9 +113,9 @@ class PatchPlan(MixPlan):
 
     def _take(self, images: Tensor) -> Tensor:
         """Say for every pixel from which image, row and column it comes, and take it there: no loop over images."""
-        device, shape = images.device, (self.batch_size, self.height, self.width)
-        place = [torch.arange(size, device=device).view(-1, *[1] * (2 - axis)) for axis, size in enumerate(shape)]
-        image, row, column = (axis.expand(shape) for axis in place)
+        device = images.device
+        place = [torch.arange(size, device=device).view(-1, *[1] * (2 - axis)) for axis, size in enumerate(self.shape)]
+        image, row, column = (axis.expand(self.shape) for axis in place)
         for p in range(self.donor.shape[1]):
             donor, crop, box = (values[:, p].to(device) for values in (self.donor, self.crop, self.box))
             inside = in_boxes(box, self.height, self.width)

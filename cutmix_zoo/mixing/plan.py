@@ -36,11 +36,16 @@ class MixPlan(LamAndPartner, ABC):
     """Width of the images in pixels."""
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.height, self.width) < 1:
+        if min(self.shape) < 1:
             raise ValueError(
                 "a plan needs at least one image of one pixel, got "
                 f"batch_size={self.batch_size}, height={self.height}, width={self.width}"
             )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number, height and width of the images."""
+        return self.batch_size, self.height, self.width
 
     @property
     @abstractmethod
@@ -172,10 +177,9 @@ class MixPlan(LamAndPartner, ABC):
         )
 
     def _check_images(self, images: Tensor) -> None:
-        expected = (self.batch_size, self.height, self.width)
-        if images.ndim < 3 or (images.shape[0], *images.shape[-2:]) != expected:
+        if images.ndim < 3 or (images.shape[0], *images.shape[-2:]) != self.shape:
             raise ValueError(
-                "the plan was drawn for {} images of {} x {} pixels (height x width), ".format(*expected)
+                "the plan was drawn for {} images of {} x {} pixels (height x width), ".format(*self.shape)
                 + f"got a batch of shape {tuple(images.shape)}"
             )
 
@@ -241,7 +245,7 @@ class IdentityPlan(ImagesStayPlan):
 
 
 @dataclass(frozen=True, eq=False)
-class DonorPlan(MixPlan):
+class PairPlan(MixPlan):
     """A plan in which each image has one other source; the common part of boxes, blends and masks.
 
     Args:
@@ -295,9 +299,14 @@ def check_integers(name: str, values: Tensor, shapes: list[tuple[int, ...]], hig
         raise ValueError(f"{name} must lie between 0 and {highest}, got {values.tolist()}")
 
 
-def check_label_lam(label_lam: Tensor, batch_size: int) -> Tensor:
-    """Return ``label_lam`` as float32; raise ValueError unless it is one number in [0, 1] for each image."""
-    label_lam = label_lam.float()
-    if label_lam.shape != (batch_size,) or not ((label_lam >= 0) & (label_lam <= 1)).all():
-        raise ValueError(f"label_lam must be {batch_size} numbers in [0, 1], got {label_lam}")
-    return label_lam
+def check_shares(name: str, shares: Tensor, batch_size: int) -> Tensor:
+    """Return ``shares`` as float32; raise ValueError unless they are one number in [0, 1] for each image."""
+    shares = shares.float()
+    if shares.shape != (batch_size,) or not are_fractions(shares):
+        raise ValueError(f"{name} must be {batch_size} numbers in [0, 1], got {shares}")
+    return shares
+
+
+def are_fractions(numbers: Tensor) -> bool:
+    """Whether all numbers lie in [0, 1]."""
+    return bool(((numbers >= 0) & (numbers <= 1)).all())

@@ -73,10 +73,8 @@ class ResizeMix(PairMethod):
         # a smaller copy of itself would change an image that has nobody to meet
         meets = pairs.meeting.partner != np.arange(pairs.batch_size)
         return PatchPlan(
-            pairs.batch_size,
-            pairs.height,
-            pairs.width,
-            donor=pairs.donor.unsqueeze(1),
+            *pairs.shape,
+            donor=pairs.partner.unsqueeze(1),
             crop=torch.tensor([0, 0, pairs.height, pairs.width]).expand(pairs.batch_size, 1, 4),
             box=(pairs.per_image(box) * torch.from_numpy(meets).unsqueeze(1)).unsqueeze(1),
         )

@@ -78,7 +78,7 @@ class RICAP:
             batch_size,
             height,
             width,
-            donor=torch.from_numpy(_donors(batch_size, rng)),
+            donor=torch.from_numpy(_cycle(batch_size, rng)),
             crop=torch.from_numpy(crop).expand(batch_size, 4, 4),
             box=torch.from_numpy(box).expand(batch_size, 4, 4),
         )
@@ -92,9 +92,9 @@ def _rectangles(point: np.ndarray, size: np.ndarray) -> np.ndarray:
     return np.stack([np.stack(box, axis=-1) for box in boxes], axis=1)
 
 
-def _donors(batch_size: int, rng: np.random.Generator) -> np.ndarray:
+def _cycle(batch_size: int, rng: np.random.Generator) -> np.ndarray:
     """Return (B, 4): each image and the three that follow it on a random cycle through the batch."""
     order = rng.permutation(batch_size)
-    donors = np.empty((batch_size, 4), np.int64)
-    donors[order] = order[(np.arange(batch_size)[:, None] + np.arange(4)) % batch_size]
-    return donors
+    cycle = np.empty((batch_size, 4), np.int64)
+    cycle[order] = order[(np.arange(batch_size)[:, None] + np.arange(4)) % batch_size]
+    return cycle

@@ -90,10 +90,9 @@ class SaliencyMix(PairMethod):
 
     def _draw(self, pairs: PairDraw) -> BoxPlan:
         assert pairs.images is not None
-        shape = (pairs.batch_size, pairs.height, pairs.width)
         lam = pairs.per_image(pairs.beta(self.alpha))
-        centre = _most_salient(pairs.images, shape)[pairs.donor]
-        return BoxPlan(*shape, donor=pairs.donor, box=clipped_boxes(lam, centre, pairs.height, pairs.width))
+        centre = _most_salient(pairs.images, pairs.shape)[pairs.partner]
+        return BoxPlan(*pairs.shape, donor=pairs.partner, box=clipped_boxes(lam, centre, pairs.height, pairs.width))
 
 
 def saliency(images: Tensor) -> Tensor:

@@ -57,13 +57,7 @@ class SmoothMix(PairMethod):
         rows = _bell(pairs.height, centre[:, 0], sigma) * pairs.gate[:, None]
         columns = _bell(pairs.width, centre[:, 1], sigma)
         own = 1.0 - rows[:, :, None] * columns[:, None, :]
-        return MaskPlan(
-            pairs.batch_size,
-            pairs.height,
-            pairs.width,
-            donor=pairs.donor,
-            mask=pairs.shared(own),
-        )
+        return MaskPlan(*pairs.shape, donor=pairs.partner, mask=pairs.shared(own))
 
 
 def _bell(size: int, centre: np.ndarray, sigma: np.ndarray) -> np.ndarray:

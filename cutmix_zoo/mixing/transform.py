@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from cutmix_zoo.checks import require, require_whole
+from cutmix_zoo.checks import require
 from cutmix_zoo.mixing.drawing import PlanSource
-from cutmix_zoo.mixing.feature import needs_network
-from cutmix_zoo.mixing.mixed_target import MixedTarget
 from cutmix_zoo.mixing.samples import describe
-from cutmix_zoo.mixing.targets import IGNORE_INDEX, check_classes, mix_by_kind
+from cutmix_zoo.mixing.targets import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,11 +21,9 @@ if TYPE_CHECKING:
 class MixTransform:
     """Mix batches: call it in the training step, or in a loader worker as part of the collate.
 
-    Each batch has a plan of its own, drawn from a generator of the transform's; the global generators are not touched.
-    That generator is seeded once for each seed it meets, the loader worker's or without workers
-    ``torch.initial_seed()``: ``torch.manual_seed`` with the number that is set already does not restart the draws, and
-    going back to an earlier number, after another one, replays them from their start. To repeat a run in one process,
-    make a new transform.
+    Each batch has a plan of its own, drawn from a generator of the transform's (when that is seeded:
+    :class:`~cutmix_zoo.mixing.drawing.PlanSource`); the global generators are not touched. To repeat a run in one
+    process, make a new transform.
 
     On the first batch that is mixed, each method inside ``mix`` is tried on two of its images, so that one that cannot
     mix such data is refused then, and not when it is first drawn.
@@ -74,18 +70,11 @@ class MixTransform:
         image_key: str | None = None,
         label_key: str | None = None,
     ) -> None:
-        self.plans = PlanSource(mix, seed=seed, rank=rank, epochs=epochs)
-        require(not needs_network(mix), f"{mix} mixes inside the network, which a transform has not: use mix_features")
-        check_classes(num_classes, smoothing)
-        require_whole("ignore_index", ignore_index)
+        self.plans = PlanSource(mix, num_classes, smoothing, seed, rank, epochs, keep_plan, ignore_index)
         require(
             (image_key is None) == (label_key is None),
             f"image_key and label_key go together, got {image_key!r} and {label_key!r}",
         )
-        self.num_classes = num_classes
-        self.smoothing = smoothing
-        self.keep_plan = keep_plan
-        self.ignore_index = ignore_index
         self.image_key, self.label_key = image_key, label_key
 
     @property
@@ -132,17 +121,13 @@ class MixTransform:
         plan = self.plans.draw(len(first), *first.shape[-2:], images=first)
         for tensor in others:
             require(
-                (len(tensor), *tensor.shape[-2:]) == (plan.batch_size, plan.height, plan.width),
+                (len(tensor), *tensor.shape[-2:]) == plan.shape,
                 "images that are mixed alike must have one batch size, height and width, "
                 f"got {tuple(first.shape)} and {tuple(tensor.shape)}",
             )
-        target: Any
-        if self.keep_plan:
-            target = MixedTarget.of(plan, labels, self.num_classes, self.smoothing)
-        else:
-            target = mix_by_kind(plan, labels, self.num_classes, self.smoothing, self.ignore_index)
+        target = self.plans.target(plan, labels)
         mixed = _map(plan.apply, images)
-        self.plans.try_once([first, *others], labels, self.ignore_index)
+        self.plans.try_once([first, *others], labels)
         if self.image_key is None:
             return mixed, target
         return {**batch, self.image_key: mixed, self.label_key: target}

@@ -79,7 +79,7 @@ def patch_plan(*, resized: bool, seed: int = 7) -> PatchPlan:
 
 
 def sequence_plan(*parts: MixPlan) -> SequencePlan:
-    return SequencePlan(parts[0].batch_size, parts[0].height, parts[0].width, parts)
+    return SequencePlan(*parts[0].shape, parts)
 
 
 def choice_plan(*parts: MixPlan) -> ChoicePlan:

@@ -375,7 +375,7 @@ def test_what_is_no_method_is_refused_at_once(mix: Any) -> None:
 @pytest.mark.parametrize("depths", [(1,), (0, 2)])
 def test_maps_inside_a_network_are_out_of_reach(depths: tuple[int, ...]) -> None:
     for mix in (FeatureMix(CutMix(), depths), OneOf([Mixup(), Scheduled(FeatureMix(CutMix(), depths))])):
-        with pytest.raises(ValueError, match="mixes inside the network, which a collate has not: use mix_features"):
+        with pytest.raises(ValueError, match="the network, which neither collate nor transform has: use mix_features"):
             MixCollate(mix, NUM_CLASSES)
 
 
@@ -639,11 +639,12 @@ def test_the_arguments_of_timms_collate() -> None:
     collate_fn = MixCollate.from_timm(**mixing, correct_lam=False, label_smoothing=0.1, num_classes=NUM_CLASSES)
     assert isinstance(collate_fn, FastCollateMixup)
     assert collate_fn.plans.mix == method_from_timm(**mixing, correct_lam=False)
-    assert (collate_fn.num_classes, collate_fn.smoothing, collate_fn.keep_plan) == (NUM_CLASSES, 0.1, False)
+    assert (collate_fn.plans.num_classes, collate_fn.plans.smoothing) == (NUM_CLASSES, 0.1)
+    assert collate_fn.plans.keep_plan is False
     minmax = MixCollate.from_timm(mixup_alpha=0.0, cutmix_minmax=[0.2, 0.8])
     assert minmax.plans.mix == CutMix(minmax=(0.2, 0.8), pairing="reverse")
     # timm's own default is 0.1
-    assert (minmax.num_classes, minmax.smoothing) == (1000, 0.0)
+    assert (minmax.plans.num_classes, minmax.plans.smoothing) == (1000, 0.0)
     with pytest.raises(TypeError, match="label_smooth"):
         MixCollate.from_timm(label_smooth=0.1)
 

@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from cutmix_zoo.keys import SampleKey, Stream, generator_for
-from cutmix_zoo.mixing import CutMix, IdentityPlan, MixPlan, Scheduled, drawing, plan_for
+from cutmix_zoo.mixing import (
+    BoxPlan,
+    CutMix,
+    ErasePlan,
+    IdentityPlan,
+    MixedTarget,
+    MixPlan,
+    Scheduled,
+    drawing,
+    plan_for,
+)
 from cutmix_zoo.mixing.drawing import PlanSource
 from tests.mixing.helpers import generator, random_images
 
@@ -49,7 +59,7 @@ def test_the_plan_of_a_step_is_drawn_with_all_that_names_it() -> None:
     mix = Probe()
     plan = plan_for(mix, *SHAPE, seed=1, epoch=2, step=3, rank=4, progress=0.5, images=IMAGES, map_sizes=[(6, 5)])
     ((shape, number, context),) = mix.asked
-    assert (plan.batch_size, plan.height, plan.width) == shape == SHAPE
+    assert plan.shape == shape == SHAPE
     assert number == _number(generator_for(1, Stream.MIX, 2, 3, 4))
     assert list(context) == ["progress", "images", "map_sizes"]
     assert context["progress"] == 0.5
@@ -126,7 +136,7 @@ def test_the_switch() -> None:
     assert source.enabled is False
     plan = source.draw(*SHAPE, images=IMAGES, key=SampleKey(0, 0, 0))
     assert isinstance(plan, IdentityPlan)
-    assert (plan.batch_size, plan.height, plan.width) == SHAPE
+    assert plan.shape == SHAPE
     _draw(source, None)
     assert mix.asked == []
     source.enabled = True
@@ -173,6 +183,24 @@ def test_what_is_drawn_is_the_methods_plan() -> None:
     expected = CutMix(per="sample").draw(*SHAPE, generator=generator_for(5, Stream.MIX, 1, 2, 0))
     assert torch.equal(plan.apply(IMAGES), expected.apply(IMAGES))
     assert not torch.equal(plan.boxes, CutMix(per="sample").draw(*SHAPE, generator=generator()).boxes)
+
+
+def test_labels_are_mixed_as_the_settings_say() -> None:
+    # the upper half of each image is the previous one's
+    plan = BoxPlan(*SHAPE, torch.arange(4).roll(1), torch.tensor([0, 0, 3, 5]))
+    labels = torch.tensor([0, 1, 2, 2])
+    expected = [[0.5, 0, 0.5], [0.5, 0.5, 0], [0, 0.5, 0.5], [0, 0, 1]]
+    assert PlanSource(CutMix(), 3).target(plan, labels).tolist() == expected
+    smooth = [[0.75 * share + 0.25 / 3 for share in row] for row in expected]
+    torch.testing.assert_close(PlanSource(CutMix(), 3, 0.25).target(plan, labels), torch.tensor(smooth))
+    kept = PlanSource(CutMix(), 3, 0.25, keep_plan=True).target(plan, labels)
+    assert isinstance(kept, MixedTarget)
+    torch.testing.assert_close(kept.dense(), torch.tensor(smooth))
+    assert PlanSource(CutMix()).target(plan, torch.tensor([4.0, 8.0, 0.0, 0.0])).tolist() == [2.0, 6.0, 4.0, 0.0]
+    erased = ErasePlan(1, 1, 2, torch.tensor([[0, 0, 1, 1]]))
+    masks = torch.tensor([[[3, 4]]])
+    assert PlanSource(CutMix()).target(erased, masks).tolist() == [[[255, 4]]]
+    assert PlanSource(CutMix(), ignore_index=-1).target(erased, masks).tolist() == [[[-1, 4]]]
 
 
 def test_an_epoch_that_nobody_says_is_not_taken_for_the_first() -> None:

@@ -311,6 +311,12 @@ def test_small_tensors_may_change_their_dtype_in_the_worker() -> None:
         assert torch.equal(tensor, torch.full((7,), float(index)).bfloat16())
 
 
+@pytest.mark.usefixtures("_worker")
+def test_on_an_accelerator_a_tensor_stays_as_it_is() -> None:
+    tensor = torch.zeros(3, device="meta")
+    assert memory.by_value(tensor) is tensor
+
+
 def test_outside_a_worker_a_tensor_stays_as_it_is() -> None:
     tensor = torch.zeros(3)
     assert memory.by_value(tensor) is tensor

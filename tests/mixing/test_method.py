@@ -21,7 +21,7 @@ class Probe(PairMethod):
     def _draw(self, pairs: PairDraw) -> MixPlan:
         self.seen.append(pairs)
         lam = pairs.per_image(np.where(pairs.gate, 0.5, 1.0))
-        return BlendPlan(pairs.batch_size, pairs.height, pairs.width, pairs.donor, lam)
+        return BlendPlan(*pairs.shape, pairs.partner, lam)
 
 
 @pytest.mark.parametrize(("per", "groups"), GROUPS.items())
@@ -61,11 +61,11 @@ def test_what_a_method_finds() -> None:
     mix.draw(7, 4, 6, generator=generator(), images=images, progress=0.5)
     mix.draw(7, 4, 6, generator=generator())
     pairs, without = mix.seen
-    assert (pairs.batch_size, pairs.height, pairs.width) == (7, 4, 6)
+    assert (pairs.batch_size, pairs.height, pairs.width) == pairs.shape == (7, 4, 6)
     assert pairs.images is images
     assert without.images is None
-    assert pairs.donor.dtype == torch.int64
-    assert pairs.donor.tolist() == pairs.meeting.partner.tolist()
+    assert pairs.partner.dtype == torch.int64
+    assert pairs.partner.tolist() == pairs.meeting.partner.tolist()
     assert pairs.meeting.groups == len(pairs.gate) == 4
     # the same generator, the same draws: what the method goes on to draw as well
     assert pairs.rng.random(5).tolist() == without.rng.random(5).tolist()
@@ -104,7 +104,7 @@ def test_a_single_image_is_left_alone(per: str, pairing: str) -> None:
     mix = Probe(per=per, pairing=pairing)
     plan = mix.draw(1, 4, 6, generator=generator())
     assert isinstance(plan, IdentityPlan)
-    assert (plan.batch_size, plan.height, plan.width) == (1, 4, 6)
+    assert plan.shape == (1, 4, 6)
     assert mix.seen == []
 
 

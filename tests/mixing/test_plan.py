@@ -203,6 +203,7 @@ def test_apply_refuses_another_batch(plan: MixPlan, shape: tuple[int, ...]) -> N
 def test_plans_pickle(plan: MixPlan) -> None:
     copy = pickle.loads(pickle.dumps(plan))
     assert type(copy) is type(plan)
+    assert copy.shape == plan.shape == (BATCH, HEIGHT, WIDTH)
     assert torch.equal(copy.apply(random_images()), plan.apply(random_images()))
     for name in ("sources", "pixel_shares", "label_shares", "boxes"):
         assert torch.equal(getattr(copy, name), getattr(plan, name))

@@ -259,6 +259,8 @@ def test_in_the_collate(workers: int) -> None:
     for images, targets in loader:
         counted = torch.stack([(images == k).float().mean((1, 2, 3)) for k in range(K)], dim=1)
         torch.testing.assert_close(targets, counted)
+        assert type(targets) is torch.Tensor
+        assert not targets.is_shared()  # it came inside the message
         boxes.add(targets.amax(1).sum().item())
     assert len(boxes) > 1
     transform.enabled = False  # reaches workers that are running
