@@ -159,7 +159,7 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
             fit(job, folder, progress, evaluate_accuracy, stop)
         summary = on_main(accelerator, partial(_finish, job, folder, progress))
     except BaseException as error:
-        if accelerator.is_main_process:
+        if accelerator.is_main_process or isinstance(error, OneProcessError):
             _say_how_it_ended(folder, error)
         raise
     finally:
@@ -189,7 +189,9 @@ def _within_memory() -> Iterator[None]:
 def _say_how_it_ended(folder: RunFolder, error: BaseException) -> None:
     state: Status = "preempted" if isinstance(error, Preempted) else "failed"
     try:
-        folder.write_status(state, f"{type(error).__name__}: {error}")
+        # of several processes, the one whose sample or memory it was knows why the others lost it
+        if isinstance(error, OneProcessError) or not folder.has_failed():
+            folder.write_status(state, f"{type(error).__name__}: {error}")
     except OSError as again:  # a full disk, of which the error itself tells
         tqdm.write(f"cannot write {folder.status_file}: {again}", file=sys.stderr)
 

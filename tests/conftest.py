@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is expected to the bit holds on the CPU
 os.environ["CUTMIX_ZOO_HOME"] = str(Path(__file__).with_name("no_store"))  # what the user has imported does not count
 
 import numpy as np

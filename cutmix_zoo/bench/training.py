@@ -148,7 +148,7 @@ def _bare_steps(recipe: Recipe, steps: int, device: torch.device) -> Callable[[]
 def _our_epoch(recipe: Recipe, accelerator: Accelerator) -> Callable[[], object]:
     job = make_job(recipe, accelerator)
     bar = tqdm(disable=True)
-    return lambda: train_epoch(job, Progress({}), GradientGuard(), bar, lambda *_: None)
+    return lambda: train_epoch(job, Progress({}), GradientGuard(), bar, lambda *_: 0.0)
 
 
 class _ForTimm(Dataset[tuple[Any, int]]):

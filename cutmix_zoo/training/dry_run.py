@@ -81,6 +81,9 @@ def dry_run(job: Job, evaluate: Evaluate) -> Cost:
         UserError: for what would end the run.
     """
     _check_export(job)
+    if job.accelerator.device.type == "cuda":
+        # what finding a micro-batch took is no part of a run
+        torch.cuda.reset_peak_memory_stats(job.accelerator.device)
     # the first batches wait in the workers' queues already: they say nothing of how fast loading is
     ahead = 0 if isinstance(job.train_loader, ResidentLoader) else 2 * job.recipe.data.workers
     first, *steps = _time_steps(job, 1 + ahead + max(STEPS, ahead))
@@ -110,11 +113,12 @@ def _check_export(job: Job) -> None:
 def _time_steps(job: Job, count: int) -> list[float]:
     laps = [time.perf_counter()]
 
-    def after_step(*_: object) -> None:
+    def after_step(*_: object) -> float:
         synchronize(job.accelerator.device)
         laps.append(time.perf_counter())
         if len(laps) > count:
             raise _EnoughError
+        return 0.0
 
     guard = GradientGuard(job.recipe.optimizer.clip_norm, job.recipe.optimizer.skip_nonfinite)
     with suppress(_EnoughError):

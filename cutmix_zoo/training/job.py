@@ -243,6 +243,11 @@ def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
     trained: Any = network if backend is None else torch.compile(network, backend=backend)
     with _unchanged_forward(network, trained):
         model, wrapped_optimizer = accelerator.prepare(trained, optimizer)
+    if accelerator.scaler is not None and any(group.get("fused") for group in optimizer.param_groups):
+        raise UserError(
+            "optimizer.args.fused: in fp16 Accelerate does not see which updates a fused optimizer leaves out, so that "
+            "a run could go on without learning; leave it out, or use --mixed_precision bf16."
+        )
     return Job(
         recipe=recipe,
         accelerator=accelerator,

@@ -100,7 +100,7 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
         _need_tracker(tracker)
     # imported here: it takes a second, which what only asks for the process's rank need not wait for
     from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 
     log_with = list(trackers) if trackers and folder else None
     places = ProjectConfiguration(str(folder), str(folder / "tensorboard")) if folder else None
@@ -108,8 +108,14 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
         cpu=not torch.cuda.is_available(),
         log_with=log_with,
         project_config=places,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=PATIENCE),
+            # training does not read running statistics; the loop shares them at the end of an epoch
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+        ],
     )
+    if accelerator.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # batches are of one size
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise UserError("fp16 needs a GPU, and Accelerate ignores it without one: use --mixed_precision bf16 or no.")
     # else each process would believe to be the only one, and all would write into one folder

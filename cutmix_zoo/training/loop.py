@@ -75,7 +75,12 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
                     f"The last good checkpoint is {folder.last_checkpoint or 'not written yet'}."
                 ) from error
             _share_statistics(job)
-            line = {"epoch": progress.epoch + 1, **trained, **_measure(job, progress.epoch, measure)}
+            try:
+                measured = _measure(job, progress.epoch, measure)
+            except Exception:
+                saver.save_alone(progress)
+                raise
+            line = {"epoch": progress.epoch + 1, **trained, **measured}
             line["images_per_second"] = job.images_per_epoch / progress.epoch_seconds
             progress.end_epoch(line, job.images_per_epoch)
             saver.after_epoch(progress)
@@ -91,7 +96,7 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
 
 
 def train_epoch(
-    job: Job, progress: Progress, guard: GradientGuard, bar: tqdm, after_step: Callable[[Progress, Tensor], None]
+    job: Job, progress: Progress, guard: GradientGuard, bar: tqdm, after_step: Callable[[Progress, Tensor], float]
 ) -> Line:
     """Train an epoch, or the rest of it.
 
@@ -100,7 +105,8 @@ def train_epoch(
         progress: where the run is; it is moved on to the end of the epoch, in front of its measurement.
         guard: says which gradients are applied.
         bar: is moved on by the images of all processes.
-        after_step: is called after each step with ``progress`` and what this process has added up.
+        after_step: is called after each step with ``progress`` and what this process has added up; returns the seconds
+            that it took and that are no part of training.
 
     Returns:
         ``lr`` of the last update, and over all processes ``train_loss`` in nats and ``mixed_top1`` in percent; batches
@@ -121,11 +127,13 @@ def train_epoch(
             sums += _train_step(job, batch, epoch, progress.step, guard)
             progress.step, progress.skipped = progress.step + 1, guard.skipped
             bar.update(job.recipe.data.batch_size)
-            progress.epoch_seconds += time.perf_counter() - lap
-            after_step(progress, sums)
-            lap = time.perf_counter()
+            now = time.perf_counter()
+            progress.epoch_seconds += now - lap
+            # to wait for slower processes is part of training, to save is not
+            lap = now + after_step(progress, sums)
     guard.check()
     progress.sums = gather_from_processes(job.accelerator, sums)
+    progress.epoch_seconds += time.perf_counter() - lap
     loss_sum, hits, count = map(sum, zip(*progress.sums, strict=True))
     if not count or not math.isfinite(loss_sum):
         raise NotFiniteError(f"the training loss of epoch {epoch + 1} (learning rate {job.lr:.3g}) is not finite")
@@ -142,7 +150,9 @@ def _train_step(job: Job, batch: tuple[Tensor, Tensor], epoch: int, step: int, g
     # torch.manual_seed visits every kind of accelerator, which takes a hundredth of a small network's step on the CPU
     seed_all = torch.default_generator.manual_seed if job.accelerator.device.type == "cpu" else torch.manual_seed
     seed_all(seed)
-    before = [buffer.clone() for buffer in job.network.buffers()] if guard.may_skip_more else []
+    # batch statistics are moved by what is left out; what a scaler leaves out overflowed in the gradient alone
+    restore = guard.may_skip_more and job.accelerator.scaler is None
+    before = [buffer.clone() for buffer in job.network.buffers()] if restore else []
     # backward too, because gradient checkpointing computes the mixed maps a second time
     with mix_features(job.model, plan):
         loss, logits = _backward(job, images, targets)
@@ -150,7 +160,6 @@ def _train_step(job: Job, batch: tuple[Tensor, Tensor], epoch: int, step: int, g
     applied = _apply(job, guard, place)
     job.optimizer.zero_grad()
     if not applied:
-        # batch statistics were moved by what was left out; a scaler's overflow is in the gradient alone
         for buffer, value in zip(job.network.buffers(), before, strict=False):
             buffer.copy_(value)
         return torch.zeros(3, dtype=torch.float64, device=job.accelerator.device)
@@ -194,7 +203,7 @@ def _backward(job: Job, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
 
 
 def _share_statistics(job: Job) -> None:
-    """Give all processes the running statistics of rank 0, as DistributedDataParallel does before each step."""
+    """Give all processes the running statistics of rank 0, which measurements read and training steps do not."""
     if job.accelerator.num_processes > 1:
         for network in job.networks.values():
             distribute_bn(network, job.accelerator.num_processes, reduce=False)

@@ -119,6 +119,10 @@ class RunFolder:
         """Say what state the run is in."""
         write_json(self.status_file, {"state": state, "reason": reason})
 
+    def has_failed(self) -> bool:
+        """Whether the status says so."""
+        return bool(read_json(self.status_file)["state"] == "failed")
+
     def summary(self) -> dict[str, Any] | None:
         """Read the summary of a finished run; ``None`` if it is not finished."""
         return read_json(self.summary_file) if self.summary_file.exists() else None

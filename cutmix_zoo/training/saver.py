@@ -42,12 +42,15 @@ class Saver:
         self._saved_at = time.monotonic()
         self._knows_optimizer = False
 
-    def after_step(self, progress: Progress, sums: Tensor) -> None:
+    def after_step(self, progress: Progress, sums: Tensor) -> float:
         """Save within an epoch if that is due, and stop if that was requested.
 
         Args:
             progress: where the run is.
             sums: what this process has added up in this epoch.
+
+        Returns:
+            The seconds that saving took.
 
         Raises:
             Preempted: if a stop was requested of any process; the checkpoint is written.
@@ -57,11 +60,19 @@ class Saver:
             check_optimizer(self._job.torch_optimizer)
             self._knows_optimizer = True
         decision = self._consensus.highest(self._due(progress))
+        began = time.perf_counter()
         if decision != _GO_ON:
             progress.sums = gather_from_processes(self._job.accelerator, sums)
             self._save(progress)
         if decision == _STOP:
             self._leave(progress)
+        return time.perf_counter() - began
+
+    def save_alone(self, progress: Progress) -> None:
+        """Save in the main process after an error, without the others, which may be gone."""
+        if self._job.accelerator.is_main_process:
+            self._check()
+            self._write(progress)
 
     def stop_if_asked(self, progress: Progress) -> None:
         """Save and stop, if that was requested; all processes have to ask.

@@ -249,7 +249,9 @@ class RuntimeSettings:
 
     Args:
         mix_on: mix in the loader's workers (``collate``) or after the transfer (``device``); both give the same
-            batches, on the CPU bit for bit. Maps inside the network can only be mixed on the ``device``.
+            batches, on the CPU bit for bit. Maps inside the network can only be mixed on the ``device``. Both draw on
+            the CPU: what takes long to draw (SaliencyMix; FMix and SmoothMix for each sample) holds a GPU up unless
+            workers do it.
         micro_batch: images of a forward pass and process; a batch is done in so many passes, the last of which may be
             smaller, whose gradients are added up to the batch's. ``None`` for one pass; ``auto`` to halve
             the passes until they fit into the GPU's memory. Batch statistics are those of a pass.

@@ -79,6 +79,6 @@ def test_without_git_no_commit_is_known(monkeypatch: pytest.MonkeyPatch) -> None
     assert source_commit(Path(__file__)) is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_is_named_by_its_model() -> None:
-    assert device_name(torch.device("cuda")) == torch.cuda.get_device_name()
+def test_a_gpu_is_named_by_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model of {device}")
+    assert device_name(torch.device("cuda", 1)) == "model of cuda:1"

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import cutmix_zoo.train
-from cutmix_zoo.errors import Preempted, UserError
+from cutmix_zoo.errors import Preempted, SampleError, UserError
 from cutmix_zoo.train import train
 from cutmix_zoo.training.checkpoint import check_checkpoint, list_checkpoints
 from cutmix_zoo.training.job import Job
@@ -324,6 +324,31 @@ def test_a_signal_within_an_evaluation_does_not_wait_for_its_end(recipe: Recipe,
     assert wait(start_ranks(partial(measure_and_stop, recipe, tmp_path / "run"))) == [0, 0]
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["epoch-0000-step-000005"]
     assert not (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def meet_a_damaged_image(recipe: Recipe, folder: Path) -> None:
+    """Let the second of two processes find an image damaged, in the midst of an evaluation."""
+    prepare, patch = Job.prepare, pytest.MonkeyPatch()
+
+    def damaged(job: Job, images: torch.Tensor) -> torch.Tensor:
+        if os.environ["RANK"] == "1" and not job.network.training:
+            raise SampleError("image 7 is damaged")
+        return prepare(job, images)
+
+    without_pictures(patch)
+    patch.setattr(Job, "prepare", damaged)
+    # the first one loses the second
+    with pytest.raises(SampleError if os.environ["RANK"] == "1" else RuntimeError):
+        train(recipe, folder)
+
+
+def test_an_evaluation_that_fails_costs_no_training_and_leaves_its_reason(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = replace(recipe, runtime=replace(recipe.runtime, checkpoint_every_steps=None))
+    assert wait(start_ranks(partial(meet_a_damaged_image, recipe, tmp_path / "run"))) == [0, 0]
+    assert state(tmp_path / "run") == {"state": "failed", "reason": "SampleError: image 7 is damaged"}
+    assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["epoch-0000-step-000005"]
+    assert wait(start_ranks(partial(train_alone, recipe, tmp_path / "run"))) == [0, 0]
+    assert state(tmp_path / "run")["state"] == "finished"
 
 
 def run_out_of_disk(recipe: Recipe, folder: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from cutmix_zoo.errors import UserError
@@ -84,6 +85,18 @@ def test_weights_that_cannot_be(tiny_recipe: Recipe) -> None:
     for wrong in ((), (-1.0, 2.0)):
         with pytest.raises(ValueError, match="class_weights must be balanced, null or numbers of at least 0"):
             replace(regularize, class_weights=wrong)
+
+
+def test_a_fused_optimizer_hides_from_a_scaler_what_it_leaves_out(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = replace(tiny_recipe, optimizer=replace(tiny_recipe.optimizer, args={"fused": True}))
+    accelerator = make_accelerator()
+    make_job(fused, accelerator)
+    monkeypatch.setattr(accelerator, "scaler", torch.amp.GradScaler("cpu"))  # as in fp16 on a GPU
+    make_job(tiny_recipe, accelerator)
+    with pytest.raises(UserError, match=r"^optimizer.args.fused: in fp16.*leave it out, or use --mixed_precision bf16"):
+        make_job(fused, accelerator)
 
 
 def test_a_job_remembers_what_it_was_made_with(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

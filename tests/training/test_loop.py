@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,14 +13,16 @@ from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file, save_file
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.mixing.joined_plans import concatenate
 from cutmix_zoo.train import train
+from cutmix_zoo.training.checkpoint import Progress
 from cutmix_zoo.training.gradient import GradientGuard
 from cutmix_zoo.training.job import Job, make_job
 from cutmix_zoo.training.launch import make_accelerator
-from cutmix_zoo.training.loop import _backward, _train_step
+from cutmix_zoo.training.loop import _backward, _train_step, train_epoch
 from cutmix_zoo.training.mix import draw_mix
 from cutmix_zoo.training.network import make_network
 from cutmix_zoo.training.recipe import load_recipe
@@ -123,6 +126,23 @@ def test_an_update_that_is_left_out_leaves_everything_as_it_was(
     _train_step(job, next(batches), 0, 2, guard)
     assert all(torch.isfinite(value).all() for value in states(job).values())
     assert not torch.equal(states(job)["average.fc.weight"], before["average.fc.weight"])
+
+
+@pytest.mark.parametrize("saving", [0.0, 4.0, 10.0])
+def test_an_epoch_takes_the_time_of_waiting_for_others_and_not_that_of_saving(
+    saving: float, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+
+    def after_step(*_: object) -> float:
+        nonlocal clock
+        clock += 10
+        return saving
+
+    job, progress = make_job(tiny_recipe, make_accelerator()), Progress({})
+    monkeypatch.setattr("cutmix_zoo.training.loop.time", SimpleNamespace(perf_counter=lambda: clock))
+    train_epoch(job, progress, GradientGuard(), tqdm(disable=True), after_step)
+    assert progress.epoch_seconds == job.updates_per_epoch * (10 - saving)
 
 
 @pytest.mark.parametrize("warmup", [True, False])
