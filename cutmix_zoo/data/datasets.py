@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 from timm.data import ImageDataset, ImageNetInfo, create_dataset
-from timm.data.dataset import IterableImageDataset
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import QMNIST
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -311,7 +310,7 @@ def _open_with_timm(settings: DataSettings, split: Split, split_name: str, *, se
         ) from error
     if "" in (class_to_idx(dataset) or {}):
         raise UserError(f"images of {settings.root} lie outside any class: expected ROOT/SPLIT/CLASS/IMAGE")
-    if split == "val" and isinstance(dataset, IterableImageDataset):
+    if split == "val" and not is_random_access(dataset):
         _read_everything(dataset)
     return Readable(dataset.reader) if isinstance(dataset, ImageDataset) else dataset
 
@@ -368,7 +367,7 @@ def dataset_size(dataset: Any) -> int:
     Raises:
         UserError: when a stream does not say.
     """
-    if not isinstance(dataset, IterableImageDataset):
+    if is_random_access(dataset):
         return len(dataset)
     if not dataset.reader.num_samples:
         raise UserError(

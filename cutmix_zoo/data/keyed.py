@@ -83,8 +83,8 @@ class Keyed(Dataset[Sample]):
             return *self.prepare(*read_sample(self.dataset, key.index % len(self.dataset))), key
 
 
-class Plain(Dataset[Sample]):
-    """An indexable dataset for evaluation: plain indices, nothing random; of a sample's key only the index counts.
+class Plain(Dataset[tuple[Tensor, int]]):
+    """An indexable dataset for evaluation: plain indices, nothing random.
 
     Args:
         dataset: gives (PIL image, label) for an index.
@@ -97,11 +97,11 @@ class Plain(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
         # how iteration by places finds the end; read_sample would blame the data
         if not -len(self) <= index < len(self):
             raise IndexError(f"the dataset has {len(self)} samples, got index {index}")
-        return *self.prepare(*read_sample(self.dataset, index)), SampleKey(epoch=0, step=0, index=index)
+        return self.prepare(*read_sample(self.dataset, index))
 
 
 class KeyedStream(IterableDataset[Sample]):
@@ -147,7 +147,7 @@ class KeyedStream(IterableDataset[Sample]):
             yield *prepared, key
 
 
-class PlainStream(IterableDataset[Sample]):
+class PlainStream(IterableDataset[tuple[Tensor, int]]):
     """A stream for evaluation, of which each process keeps every ``world_size``-th sample.
 
     Args:
@@ -160,10 +160,10 @@ class PlainStream(IterableDataset[Sample]):
     def __init__(self, dataset: Any, prepare: Prepare, *, rank: int = 0, world_size: int = 1) -> None:
         self.dataset, self.prepare, self.rank, self.world_size = dataset, prepare, rank, world_size
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         for count, sample in enumerate(read_stream(self.dataset)):
             if count % self.world_size == self.rank:
-                yield *self.prepare(*sample), SampleKey(epoch=0, step=0, index=count)
+                yield self.prepare(*sample)
 
 
 def read_sample(dataset: Any, index: int) -> tuple[Any, Any]:

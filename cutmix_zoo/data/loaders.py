@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from timm.data.dataset import IterableImageDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from cutmix_zoo.data.datasets import dataset_size, is_stream, need_labels
+from cutmix_zoo.data.datasets import dataset_size, is_random_access, need_labels
 from cutmix_zoo.data.keyed import Keyed, KeyedStream, Plain, PlainStream, Prepare
 from cutmix_zoo.data.resident import Images, ResidentLoader
 from cutmix_zoo.data.sampler import KeyedBatchSampler, eval_indices, local_batch_size
@@ -110,8 +110,8 @@ def train_loader(
     seed: int,
     rank: int = 0,
     world_size: int = 1,
-    pin_memory: bool = False,
-) -> TrainLoader:
+    device: torch.device | None = None,
+) -> TrainLoader | ResidentLoader:
     """Load augmented, keyed training batches.
 
     Args:
@@ -122,7 +122,8 @@ def train_loader(
         seed: seed of the run.
         rank: this process.
         world_size: number of processes; each gets its part of ``settings.batch_size``.
-        pin_memory: True when the batches go to a CUDA device.
+        device: where the batches go. With :func:`~cutmix_zoo.mixing.collate_samples`, the images stay there where
+            ``settings.resident`` and their kind allow it, in the batches that would be streamed. ``None`` to stream.
 
     Returns:
         A loader. An indexable dataset keeps its workers from epoch to epoch; a stream has at least one
@@ -130,24 +131,28 @@ def train_loader(
 
     Raises:
         UserError: when the batch is larger than the dataset or does not divide among the processes, the classes are
-            to be balanced of a dataset that does not tell its labels, or a webdataset has fewer shards than workers.
+            to be balanced of a dataset that does not tell its labels, a webdataset has fewer shards than workers, or
+            the images cannot stay and ``settings.resident`` is True.
     """
     place: dict[str, Any] = {"seed": seed, "rank": rank, "world_size": world_size}
+    kept_on = device if collate_fn is collate_samples else None
     prepare = Prepare(train_transform(settings), num_classes)
-    common: dict[str, Any] = {
-        "collate_fn": collate_fn,
-        "pin_memory": pin_memory,
-        "generator": torch.Generator(),
-        "worker_init_fn": outlive_signals,
-    }
+    common = {"collate_fn": collate_fn, **_common_options(device)}
     labels = _balanced_labels(dataset, settings)
-    if isinstance(dataset, IterableImageDataset):
+    if not is_random_access(dataset):
+        if kept_on is not None:
+            _streamed(settings, "it is a stream")
         workers, local = _stream_workers(dataset, settings), local_batch_size(settings.batch_size, world_size)
         _check_shards(dataset, settings, workers, world_size)
         stream = KeyedStream(dataset, prepare, batch_size=local, **place)
         loader = DataLoader(stream, batch_size=local, drop_last=True, num_workers=workers, **common)
         return TrainLoader(loader, stream, len(dataset.reader) // local)
+    # before anything is decoded, as it checks the batch size
     sampler = KeyedBatchSampler(len(dataset), settings.batch_size, labels=labels, **place)
+    if kept_on is not None and _may_stay(dataset, settings, training=True):
+        images = _load_images(dataset, Prepare(resident_transform(settings), num_classes), settings, kept_on)
+        if images is not None:
+            return ResidentLoader(images, settings, sampler)
     loader = DataLoader(
         Keyed(dataset, prepare, seed=seed),
         batch_sampler=sampler,
@@ -166,7 +171,7 @@ def eval_loader(
     num_classes: int,
     rank: int = 0,
     world_size: int = 1,
-    pin_memory: bool = False,
+    device: torch.device | None = None,
 ) -> EvalLoader:
     """Load evaluation batches: every sample once over all processes, none twice, in a fixed order.
 
@@ -177,113 +182,46 @@ def eval_loader(
         num_classes: labels have to lie in [0, num_classes).
         rank: this process.
         world_size: number of processes. Their shares may differ by one sample.
-        pin_memory: True when the batches go to a CUDA device.
+        device: where the batches go, and this process's share stays where ``settings.resident`` and the kind of images
+            allow it. ``None`` to stream.
 
     Returns:
         A loader of images (B, C, H, W) uint8 and labels (B,) int64. Of a stream every process reads all
         samples and keeps its share.
 
     Raises:
-        UserError: when a stream does not say how many samples it has.
+        UserError: when a stream does not say how many samples it has, or the images cannot stay and
+            ``settings.resident`` is True.
     """
     size = dataset_size(dataset)
     prepare = Prepare(eval_transform(settings), num_classes)
-    common: dict[str, Any] = {
-        "batch_size": batch_size,
-        "collate_fn": collate_samples,
-        "pin_memory": pin_memory,
-        "generator": torch.Generator(),
-        "worker_init_fn": outlive_signals,
-    }
-    if isinstance(dataset, IterableImageDataset):
+    common = {"batch_size": batch_size, "collate_fn": collate_samples, **_common_options(device)}
+    if not is_random_access(dataset):
+        if device is not None:
+            _streamed(settings, "it is a stream")
         workers = _stream_workers(dataset, settings)
         stream = PlainStream(dataset, prepare, rank=rank, world_size=world_size)
         return EvalLoader(DataLoader(stream, num_workers=workers, **common), size)
-    loader = DataLoader(
-        Plain(dataset, prepare),
-        sampler=eval_indices(size, rank, world_size),
-        num_workers=settings.workers,
-        **common,
-    )
-    return EvalLoader(loader, size)
+    places = eval_indices(size, rank, world_size)
+    share = Subset(dataset, places)
+    if device is not None and _may_stay(share, settings):
+        images = _load_images(share, prepare, settings, device)
+        if images is not None:
+            parts = (part.split(batch_size) for part in (images.pixels, images.labels))
+            # a share of nothing is split into one part
+            return EvalLoader([batch for batch in zip(*parts, strict=True) if len(batch[0])], size)
+    # workers are started for each iteration: no more of them than have something to do
+    workers = min(settings.workers, math.ceil(len(places) / batch_size))
+    return EvalLoader(DataLoader(Plain(dataset, prepare), sampler=places, num_workers=workers, **common), size)
 
 
-def resident_train_loader(
-    dataset: Any,
-    settings: DataSettings,
-    *,
-    device: torch.device,
-    num_classes: int,
-    seed: int,
-    rank: int = 0,
-    world_size: int = 1,
-) -> ResidentLoader | None:
-    """Keep the training images on a device, where ``settings.resident`` and the images allow it.
-
-    Args:
-        dataset: as for :func:`train_loader`.
-        settings: the data section of a recipe.
-        device: where the images stay.
-        num_classes: labels have to lie in [0, num_classes).
-        seed: seed of the run.
-        rank: this process.
-        world_size: number of processes.
-
-    Returns:
-        A loader of the batches that :func:`train_loader` with ``collate_samples`` would load; None if the images have
-        to be streamed.
-
-    Raises:
-        UserError: when they have to be, and ``settings.resident`` is True; else as for :func:`train_loader`.
-    """
-    if not _may_stay(dataset, settings, training=True):
-        return None
-    labels = _balanced_labels(dataset, settings)
-    # before anything is decoded, as it checks the batch size
-    sampler = KeyedBatchSampler(
-        len(dataset), settings.batch_size, seed=seed, rank=rank, world_size=world_size, labels=labels
-    )
-    images = _load_images(dataset, Prepare(resident_transform(settings), num_classes), settings, device)
-    return None if images is None else ResidentLoader(images, settings, sampler)
-
-
-def resident_eval_loader(
-    dataset: Any,
-    settings: DataSettings,
-    *,
-    device: torch.device,
-    batch_size: int,
-    num_classes: int,
-    rank: int = 0,
-    world_size: int = 1,
-) -> EvalLoader | None:
-    """Keep this process's share of the evaluation images on a device, where ``settings.resident`` allows it.
-
-    Args:
-        dataset: as for :func:`eval_loader`.
-        settings: the data section of a recipe.
-        device: where the images stay.
-        batch_size: images of a batch of this process.
-        num_classes: labels have to lie in [0, num_classes).
-        rank: this process.
-        world_size: number of processes.
-
-    Returns:
-        A loader of the batches that :func:`eval_loader` would load; None if the images have to be streamed.
-
-    Raises:
-        UserError: when they have to be, and ``settings.resident`` is True.
-    """
-    size = dataset_size(dataset)
-    share = dataset if is_stream(settings.name) else Subset(dataset, eval_indices(size, rank, world_size))
-    if not _may_stay(share, settings):
-        return None
-    images = _load_images(share, Prepare(eval_transform(settings), num_classes), settings, device)
-    if images is None:
-        return None
-    parts = (part.split(batch_size) for part in (images.pixels, images.labels))
-    # a share of nothing is split into one part
-    return EvalLoader([batch for batch in zip(*parts, strict=True) if len(batch[0])], size)
+def _common_options(device: torch.device | None) -> dict[str, Any]:
+    """Return what all loaders of batches for a device are given."""
+    return {
+        "pin_memory": device is not None and device.type == "cuda",
+        "generator": torch.Generator(),
+        "worker_init_fn": outlive_signals,
+    }
 
 
 def _balanced_labels(dataset: Any, settings: DataSettings) -> Tensor | None:
@@ -299,8 +237,6 @@ def _may_stay(dataset: Any, settings: DataSettings, *, training: bool = False) -
     """Say whether a dataset may stay on a device: its setting, its augmentation and its size allow it."""
     if settings.resident is False:
         return False
-    if is_stream(settings.name):
-        return _streamed(settings, "it is a stream")
     if settings.crop == "random_resized" or settings.color_jitter or settings.lighting:
         return _streamed(settings, "it is augmented by more than flips and crop: pad, squash or none")
     channels, height, width = input_spec(settings).input_size
@@ -334,8 +270,7 @@ def _decode(dataset: Any, prepare: Prepare, workers: int) -> Images | None:
         batch_size=256,
         num_workers=workers,
         collate_fn=_stack_if_alike,
-        generator=torch.Generator(),
-        worker_init_fn=outlive_signals,
+        **_common_options(None),
     )
     # what becomes of a share without any image
     pixels = torch.empty(0, 0, 0, 0, dtype=torch.uint8)

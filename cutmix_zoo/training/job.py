@@ -13,14 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from cutmix_zoo.data.datasets import need_labels
-from cutmix_zoo.data.loaders import (
-    EvalLoader,
-    TrainLoader,
-    eval_loader,
-    resident_eval_loader,
-    resident_train_loader,
-    train_loader,
-)
+from cutmix_zoo.data.loaders import EvalLoader, TrainLoader, eval_loader, train_loader
 from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.data.transforms import to_input
 from cutmix_zoo.errors import UserError
@@ -32,7 +25,7 @@ from cutmix_zoo.training.checkpoint import TrainState
 from cutmix_zoo.training.environment import versions
 from cutmix_zoo.training.launch import one_process_first, sum_over_processes
 from cutmix_zoo.training.memory import find_micro_batch
-from cutmix_zoo.training.mix import draw_mix, make_collate, measure_maps, mixes_in_collate
+from cutmix_zoo.training.mix import draw_mix, make_collate, measure_maps
 from cutmix_zoo.training.network import (
     check_takes_images,
     classifiers,
@@ -230,15 +223,20 @@ def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
             raise UserError("runtime.sync_bn needs a GPU for each process: torch shares no batch statistics on the CPU")
         network = convert_sync_batchnorm(network)
     optimizer = make_optimizer(recipe, network)
-    common: dict[str, Any] = {
+    place: dict[str, Any] = {
         "num_classes": len(splits.classes),
         "rank": accelerator.process_index,
         "world_size": world_size,
+        "device": accelerator.device,
     }
     check_takes_images(network, recipe)
     class_weights = _class_weights(recipe, splits, accelerator.device)
-    loader = _train_loader(recipe, splits.train, accelerator.device, common)
-    clean, val = (_eval_loader(recipe, split, accelerator.device, common) for split in (splits.clean, splits.val))
+    collate = make_collate(recipe, accelerator.process_index)
+    loader = train_loader(splits.train, recipe.data, collate_fn=collate, seed=recipe.seed, **place)
+    clean, val = (
+        eval_loader(split, recipe.data, batch_size=recipe.evaluate.batch_size, **place)
+        for split in (splits.clean, splits.val)
+    )
     backend = recipe.runtime.compile
     trained: Any = network if backend is None else torch.compile(network, backend=backend)
     with _unchanged_forward(network, trained):
@@ -292,24 +290,6 @@ def _unchanged_forward(*networks: nn.Module) -> Iterator[None]:
         for key in keys:
             vars(network).pop(key, None)
         vars(network).update(kept)
-
-
-def _train_loader(
-    recipe: Recipe, dataset: Any, device: torch.device, common: dict[str, Any]
-) -> TrainLoader | ResidentLoader:
-    common = {**common, "seed": recipe.seed}
-    if not mixes_in_collate(recipe):
-        resident = resident_train_loader(dataset, recipe.data, device=device, **common)
-        if resident is not None:
-            return resident
-    collate, pin = make_collate(recipe, common["rank"]), device.type == "cuda"
-    return train_loader(dataset, recipe.data, collate_fn=collate, pin_memory=pin, **common)
-
-
-def _eval_loader(recipe: Recipe, dataset: Any, device: torch.device, common: dict[str, Any]) -> EvalLoader:
-    common = {**common, "batch_size": recipe.evaluate.batch_size}
-    resident = resident_eval_loader(dataset, recipe.data, device=device, **common)
-    return resident or eval_loader(dataset, recipe.data, pin_memory=device.type == "cuda", **common)
 
 
 def _class_weights(recipe: Recipe, splits: Splits, device: torch.device) -> Tensor | None:

@@ -95,17 +95,12 @@ def measure_maps(recipe: Recipe, model: nn.Module) -> MapSizes | None:
     return sizes
 
 
-def mixes_in_collate(recipe: Recipe) -> bool:
-    """Say whether batches are mixed where they are collated."""
-    return recipe.mix is not None and recipe.runtime.mix_on == "collate"
-
-
 def make_collate(recipe: Recipe, rank: int) -> Any:
     """Make what collates the training batches of a resolved recipe, and mixes them where ``runtime.mix_on`` says so."""
-    if not mixes_in_collate(recipe):
+    if recipe.mix is None or recipe.runtime.mix_on == "device":
         return collate_samples
     classes = recipe.model.num_classes
-    assert recipe.mix is not None and classes is not None  # noqa: PT018  resolved
+    assert classes is not None  # resolved
     return MixCollate(
         recipe.mix,
         classes,

@@ -71,11 +71,10 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index() -> None:
     assert sum(torch.equal(other, image) for other in others) == 2
 
 
-def test_of_a_plain_samples_key_only_the_index_counts() -> None:
+def test_nothing_of_a_plain_sample_is_random() -> None:
     dataset = Plain(Images(), Prepare(pil_to_tensor, 3))
     assert len(dataset) == 10
-    image, label, key = dataset[5]
-    assert key == SampleKey(0, 0, 5)
+    image, label = dataset[5]
     assert torch.equal(image, pil_to_tensor(random_image(5, 4, 5)))
     assert (label, type(label)) == (2, int)
 
@@ -86,7 +85,7 @@ def test_plain_samples_end_where_the_dataset_does() -> None:
             return 2
 
     dataset = Plain(Two(), Prepare(pil_to_tensor, 3))
-    assert [key.index for *_, key in dataset] == [0, 1]  # type: ignore[attr-defined]  # iterated by places
+    assert [label for _, label in dataset] == [0, 1]  # type: ignore[attr-defined]  # iterated by places
     with pytest.raises(IndexError, match="the dataset has 2 samples, got index 2"):
         dataset[2]
 
@@ -180,8 +179,7 @@ def test_each_process_keeps_its_share_of_an_evaluation_stream() -> None:
     shares = [list(PlainStream(Source(), Prepare(pil_to_tensor, 3), rank=rank, world_size=3)) for rank in range(3)]
     assert [len(share) for share in shares] == [3, 3, 2]
     for rank, share in enumerate(shares):
-        for place, (image, label, key) in enumerate(share):
+        for place, (image, label) in enumerate(share):
             index = 3 * place + rank
-            assert key == SampleKey(0, 0, index)
             assert torch.equal(image, pil_to_tensor(random_image(index, 4, 5)))
             assert label == index % 3

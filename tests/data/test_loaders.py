@@ -224,9 +224,16 @@ def test_memory_is_pinned_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("cutmix_zoo.data.loaders.DataLoader", Spy)
     for build in (make, make_eval):
-        build()
-        build(pin_memory=True)
-    assert asked == [False, True, False, True]
+        for device in (None, torch.device("cpu"), torch.device("cuda")):
+            build(with_workers(0), device=device)
+    assert asked == [False, False, True] * 2
+
+
+@pytest.mark.parametrize(("workers", "batch_size", "started"), [(3, 6, 3), (3, 10, 2), (3, 20, 1), (0, 6, 0)])
+def test_no_more_workers_evaluate_than_there_are_batches(workers: int, batch_size: int, started: int) -> None:
+    loader = make_eval(with_workers(workers), batch_size=batch_size)
+    assert loader._loader.num_workers == started
+    assert sum(len(labels) for _, labels in loader) == 20
 
 
 class Reader:

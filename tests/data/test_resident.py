@@ -1,4 +1,6 @@
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -6,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from torchvision.transforms import functional as TF  # noqa: N812  torchvision's own documentation calls it so
 
 from cutmix_zoo.data import loaders
-from cutmix_zoo.data.loaders import eval_loader, resident_eval_loader, resident_train_loader, train_loader
-from cutmix_zoo.data.resident import CropFlip, draw_crop_flip
+from cutmix_zoo.data.loaders import TrainLoader, eval_loader, train_loader
+from cutmix_zoo.data.resident import CropFlip, ResidentLoader, draw_crop_flip
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import SampleError, UserError
 from cutmix_zoo.mixing import collate_samples
@@ -41,9 +43,8 @@ class Images(Dataset):
 def make(settings: DataSettings, dataset: Any = None, *, resident: bool = True, **options: Any) -> Any:
     options = {"num_classes": 5, "seed": 3, **options}
     dataset = Images() if dataset is None else dataset
-    if resident:
-        return resident_train_loader(dataset, settings, device=CPU, **options)
-    return train_loader(dataset, settings, collate_fn=collate_samples, **options)
+    device = CPU if resident else None
+    return train_loader(dataset, settings, collate_fn=collate_samples, device=device, **options)
 
 
 def same(first: Any, second: Any) -> bool:
@@ -123,7 +124,7 @@ def test_evaluation_sees_what_it_streams(workers: int, count: int, rank: int) ->
     """Of one image the second of two processes has none."""
     settings = replace(SETTINGS, workers=workers, crop_pct=0.8)
     options = {"batch_size": 4, "num_classes": 5, "rank": rank, "world_size": 2}
-    resident = resident_eval_loader(Images(count=count), settings, device=CPU, **options)
+    resident = eval_loader(Images(count=count), settings, device=CPU, **options)
     streamed = eval_loader(Images(count=count), settings, **options)
     assert resident.size == streamed.size == count
     for _ in range(2):
@@ -142,20 +143,22 @@ def test_evaluation_sees_what_it_streams(workers: int, count: int, rank: int) ->
 )
 def test_what_cannot_stay_is_streamed_or_refused(changes: dict[str, Any], sizes: Any, reason: str) -> None:
     settings, images = replace(SETTINGS, **changes), Images(*sizes, count=300)
-    assert make(settings, images) is None
+    assert isinstance(make(settings, images), TrainLoader)
     with pytest.raises(UserError, match=f"data.resident is true, but torch/cifar10 has to be streamed: {reason}"):
         make(replace(settings, resident=True), images)
 
 
-def evaluated(settings: DataSettings, dataset: Any) -> Any:
-    return resident_eval_loader(dataset, settings, device=CPU, batch_size=6, num_classes=5)
+def evaluated(settings: DataSettings, dataset: Any) -> bool:
+    """Say whether evaluation images stay."""
+    loader = eval_loader(dataset, settings, device=CPU, batch_size=6, num_classes=5)
+    return isinstance(loader._loader, list)
 
 
 def test_evaluation_images_stay_where_training_images_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert evaluated(replace(SETTINGS, crop="random_resized"), Images()) is None
+    assert not evaluated(replace(SETTINGS, crop="random_resized"), Images())
     for size, kept in ((20 * 3 * 8 * 9, True), (20 * 3 * 8 * 9 - 1, False)):
         monkeypatch.setattr(loaders, "RESIDENT_BYTES", size)
-        assert (evaluated(SETTINGS, Images()) is not None) is kept
+        assert evaluated(SETTINGS, Images()) is kept
 
 
 class Unreadable(Images):
@@ -172,19 +175,33 @@ def test_mistakes_are_said_before_anything_is_decoded() -> None:
 
 def test_a_stream_cannot_stay() -> None:
     settings = replace(SETTINGS, name="wds/", mean=(0.5,), std=(0.2,), resident=True)
+
+    class Stream(IterableDataset):
+        reader = SimpleNamespace(num_samples=20)
+
+        def __iter__(self) -> Any:
+            raise AssertionError("nothing should be read yet")
+
     with pytest.raises(UserError, match="has to be streamed: it is a stream"):
-        make(settings)
+        make(settings, Stream())
     with pytest.raises(UserError, match="has to be streamed: it is a stream"):
-        resident_eval_loader([], settings, device=CPU, batch_size=6, num_classes=5)
+        evaluated(settings, Stream())
 
 
 def test_auto_keeps_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     padded = 20 * 3 * (8 + 4) * (9 + 4)
     for size, kept in ((padded, True), (padded - 1, False)):
         monkeypatch.setattr(loaders, "RESIDENT_BYTES", size)
-        assert (make(SETTINGS) is not None) is kept
-        assert make(replace(SETTINGS, resident=True)) is not None
-        assert make(replace(SETTINGS, resident=False)) is None
+        assert isinstance(make(SETTINGS), ResidentLoader) is kept
+        assert isinstance(make(replace(SETTINGS, resident=True)), ResidentLoader)
+        assert isinstance(make(replace(SETTINGS, resident=False)), TrainLoader)
+
+
+def test_what_is_mixed_in_the_collate_is_streamed() -> None:
+    mixing = partial(collate_samples)
+    assert isinstance(
+        train_loader(Images(), SETTINGS, collate_fn=mixing, num_classes=5, seed=3, device=CPU), TrainLoader
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])

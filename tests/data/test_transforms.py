@@ -10,7 +10,8 @@ from timm.data import create_transform
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from cutmix_zoo.data.loaders import resident_train_loader, train_loader
+from cutmix_zoo.data.loaders import train_loader
+from cutmix_zoo.data.resident import ResidentLoader
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.data.transforms import Lighting, ToMode, _grey_levels, eval_transform, normalize, train_transform
 from cutmix_zoo.errors import UserError
@@ -99,9 +100,10 @@ def test_squashed_images_can_stay_on_the_device_whatever_their_sizes() -> None:
         "imagenet", input_size=(3, 8, 9), crop="squash", crop_pct=0.75, batch_size=4, workers=0, resident=True
     )
     images = [(random_image(seed, 20 + seed, 30 - 2 * seed), seed % 3) for seed in range(8)]
-    resident = resident_train_loader(images, settings, device=torch.device("cpu"), num_classes=3, seed=5)
-    streamed = train_loader(images, settings, collate_fn=collate_samples, num_classes=3, seed=5)
-    assert resident is not None
+    options = {"collate_fn": collate_samples, "num_classes": 3, "seed": 5}
+    resident = train_loader(images, settings, device=torch.device("cpu"), **options)
+    streamed = train_loader(images, settings, **options)
+    assert isinstance(resident, ResidentLoader)
     for epoch in range(2):
         pairs = list(zip(resident.epoch(epoch), streamed.epoch(epoch), strict=True))
         assert len(pairs) == 2
