@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 from timm.data import ImageDataset, ImageNetInfo, create_dataset
+from timm.data.readers.reader_image_folder import ReaderImageFolder
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import QMNIST
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -20,6 +21,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from cutmix_zoo.data.canvases import Canvases
 from cutmix_zoo.data.cub import CUB200
 from cutmix_zoo.data.fashion_mnist import MINI_ROOT, FashionMNIST
+from cutmix_zoo.data.file_list import FileList
 from cutmix_zoo.data.holdout import OnlyClasses, Part, held_out, in_fold
 from cutmix_zoo.data.image_files import read_image
 from cutmix_zoo.data.sampler import fixed_subset, local_batch_size
@@ -312,7 +314,11 @@ def _open_with_timm(settings: DataSettings, split: Split, split_name: str, *, se
         raise UserError(f"images of {settings.root} lie outside any class: expected ROOT/SPLIT/CLASS/IMAGE")
     if split == "val" and not is_random_access(dataset):
         _read_everything(dataset)
-    return Readable(dataset.reader) if isinstance(dataset, ImageDataset) else dataset
+    if not isinstance(dataset, ImageDataset):
+        return dataset
+    if isinstance(dataset.reader, ReaderImageFolder):
+        dataset.reader.samples = FileList(dataset.reader.samples)
+    return Readable(dataset.reader)
 
 
 def _input_key(settings: DataSettings) -> str | None:
