@@ -67,8 +67,8 @@ class BlendPlan(PairPlan):
         return self.pixel_shares
 
     def _transform(self, images: Tensor) -> Tensor:
-        weight = self.own_lam.to(images.device).view(-1, *[1] * (images.ndim - 1))
-        return blend(images, images[self.donor.to(images.device)], weight)
+        weight = self.own_lam.to(images.device, non_blocking=True).view(-1, *[1] * (images.ndim - 1))
+        return blend(images, images[self.donor.to(images.device, non_blocking=True)], weight)
 
     def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
         weights = self.own_lam.numpy().reshape(-1, *[1] * (out.ndim - 1))
@@ -128,10 +128,10 @@ class MaskPlan(PairPlan):
         return self.mask.dtype == torch.bool
 
     def _transform(self, images: Tensor) -> Tensor:
-        mask = self.mask.to(images.device)
+        mask = self.mask.to(images.device, non_blocking=True)
         if mask.ndim == 3:
             mask = mask.view(self.batch_size, *[1] * (images.ndim - 3), self.height, self.width)
-        partners = images[self.donor.to(images.device)]
+        partners = images[self.donor.to(images.device, non_blocking=True)]
         return torch.where(mask, images, partners) if self._is_hard else blend(images, partners, mask)
 
     def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:

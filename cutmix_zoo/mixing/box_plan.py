@@ -79,15 +79,15 @@ class BoxPlan(PairPlan):
     def _transform(self, images: Tensor) -> Tensor:
         if self.box.ndim == 1 and not torch.compiler.is_compiling():
             return self._transform_slice(images)
-        mask = in_boxes(self.boxes.to(images.device), self.height, self.width)
+        mask = in_boxes(self.boxes.to(images.device, non_blocking=True), self.height, self.width)
         mask = mask.view(self.batch_size, *[1] * (images.ndim - 3), self.height, self.width)
-        return torch.where(mask, images[self.donor.to(images.device)], images)
+        return torch.where(mask, images[self.donor.to(images.device, non_blocking=True)], images)
 
     def _transform_slice(self, images: Tensor) -> Tensor:
         top, left, bottom, right = self.box.tolist()
         mixed = images.clone()
         patches = images[..., top:bottom, left:right]
-        mixed[..., top:bottom, left:right] = patches.index_select(0, self.donor.to(images.device))
+        mixed[..., top:bottom, left:right] = patches.index_select(0, self.donor.to(images.device, non_blocking=True))
         return mixed
 
     def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:

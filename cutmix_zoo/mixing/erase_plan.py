@@ -71,10 +71,10 @@ class ErasePlan(MixPlan):
         return self.box
 
     def _transform(self, images: Tensor) -> Tensor:
-        mask = in_boxes(self.box.to(images.device), self.height, self.width)
+        mask = in_boxes(self.box.to(images.device, non_blocking=True), self.height, self.width)
         mask = mask.view(self.batch_size, *[1] * (images.ndim - 3), self.height, self.width)
-        fill = self._fill_for(images.dtype, images.shape)
-        return torch.where(mask, torch.tensor(fill, dtype=images.dtype, device=images.device), images)
+        fill = torch.tensor(self._fill_for(images.dtype, images.shape), dtype=images.dtype)
+        return torch.where(mask, fill.to(images.device, non_blocking=True), images)
 
     def _write(self, samples: Samples, out: np.ndarray, rows: Sequence[int]) -> None:
         stack(samples, out, rows)

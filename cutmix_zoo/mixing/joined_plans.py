@@ -158,7 +158,7 @@ class ChoicePlan(JoinedPlan):
         return torch.stack(list(values))[self.choice, torch.arange(self.batch_size)]
 
     def _transform(self, images: Tensor) -> Tensor:
-        choice = self.choice.to(images.device).view(-1, *[1] * (images.ndim - 1))
+        choice = self.choice.to(images.device, non_blocking=True).view(-1, *[1] * (images.ndim - 1))
         mixed = self.parts[0].apply(images)
         for number, part in enumerate(self.parts[1:], start=1):
             mixed = torch.where(choice == number, part.apply(images), mixed)

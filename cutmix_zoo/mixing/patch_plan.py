@@ -101,8 +101,8 @@ class PatchPlan(MixPlan):
         mixed = images.clone()
         # resized patches of one size and place are made together
         for rows, donors, crop, box in self._alike(range(self.batch_size)):
-            where = torch.tensor(rows, device=images.device)
-            patches = images[torch.tensor(donors, device=images.device)][window(crop)]
+            where, taken = (torch.tensor(part).to(images.device, non_blocking=True) for part in (rows, donors))
+            patches = images[taken][window(crop)]
             mixed[(where, *window(box))] = resize(patches, _size(box), nearest=self.nearest)
         return mixed
 
@@ -117,7 +117,9 @@ class PatchPlan(MixPlan):
         place = [torch.arange(size, device=device).view(-1, *[1] * (2 - axis)) for axis, size in enumerate(self.shape)]
         image, row, column = (axis.expand(self.shape) for axis in place)
         for p in range(self.donor.shape[1]):
-            donor, crop, box = (values[:, p].to(device) for values in (self.donor, self.crop, self.box))
+            donor, crop, box = (
+                values[:, p].to(device, non_blocking=True) for values in (self.donor, self.crop, self.box)
+            )
             inside = in_boxes(box, self.height, self.width)
             image = torch.where(inside, donor.view(-1, 1, 1), image)
             row = torch.where(inside, _nearest(place[1], crop[:, 0::2], box[:, 0::2]), row)

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class MixPlan(LamAndPartner, ABC):
-    """How one batch of images is mixed. Its tensors live on the CPU and are moved where they are needed."""
+    """How one batch of images is mixed.
+
+    Its tensors live on the CPU and are moved where they are needed, without waiting for what a GPU is busy with.
+    """
 
     batch_size: int
     """Number of images, B; at least 1."""
