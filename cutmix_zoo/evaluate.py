@@ -9,8 +9,9 @@ import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import torch
 
@@ -20,12 +21,16 @@ from cutmix_zoo.data.imagenet_boxes import with_boxes
 from cutmix_zoo.data.settings import DataSettings, input_spec, validation_name
 from cutmix_zoo.errors import UserError, did_you_mean, one_line, run_command
 from cutmix_zoo.evaluation.classifier import Classifier
+from cutmix_zoo.evaluation.figures import save_figures
 from cutmix_zoo.evaluation.loading import load_network
-from cutmix_zoo.evaluation.plots import save_plots
+from cutmix_zoo.evaluation.localization import Protocol
+from cutmix_zoo.evaluation.occlusion import Fill
+from cutmix_zoo.evaluation.ood_sets import OOD_WORDS
 from cutmix_zoo.evaluation.preprocessing import with_preprocessing
 from cutmix_zoo.evaluation.results import ResultFolder, sample_names, weights_sha256
 from cutmix_zoo.evaluation.subject import Subject
-from cutmix_zoo.evaluation.suites import SUITES, SuiteContext, SuiteSettings, check_suites, possible_suites
+from cutmix_zoo.evaluation.suite_context import SuiteContext, SuiteSettings
+from cutmix_zoo.evaluation.suites import SUITES, check_suites, draw_suite, possible_suites
 from cutmix_zoo.models.labels import known_label_names
 from cutmix_zoo.training.environment import environment
 from cutmix_zoo.training.launch import is_first_process, leave, make_accelerator, on_main, one_process_first, say
@@ -35,11 +40,13 @@ from cutmix_zoo.training.settings import EvaluateSettings, RuntimeSettings
 from cutmix_zoo.zoo import zoo_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
 
     from cutmix_zoo.training.settings import Recipe
+
+T = TypeVar("T")
 
 SAMPLES = 2000
 """How many images the costly suites measure, unless they are told otherwise."""
@@ -118,7 +125,7 @@ def evaluate(
     _check_names(suites or ())
     recipe_file = RunFolder(Path(model)).recipe_file
     recipe = load_recipe(recipe_file) if recipe_file.is_file() else None
-    knows_classes = suites is None or set(suites) != {"probe"}
+    knows_classes = not suites or any(SUITES[name].needs_classes for name in suites)
     context = _open(model, on, recipe, options, knows_classes=knows_classes)
     subject = context.subject
     folder = None if output is None else ResultFolder(output)
@@ -147,12 +154,12 @@ def evaluate(
             folder.write_predictions(subject.clean, sample_names(subject.dataset, subject.size))
     records = {}
     for name in suites:
-        findings = SUITES[name](context)
+        findings = SUITES[name].measure(context)
         records[name] = findings.record(head)
         if folder is not None and is_first_process():
             folder.write(name, head, findings)
             if find_spec("matplotlib") is not None:
-                save_plots(folder.path, name, records[name])
+                save_figures(draw_suite(name, {model: records[name]}, {model: findings.arrays}), folder.plots)
     return records
 
 
@@ -307,14 +314,14 @@ def make_parser() -> argparse.ArgumentParser:
         type=_budgets,
         default=SuiteSettings.budgets,
         metavar="N,N",
-        help="adversarial: of FGSM, in 1/255 (default: 0,1,2,4,8,16)",
+        help=f"adversarial: of FGSM, in 1/255 (default: {_joined(SuiteSettings.budgets)})",
     )
     add(
         "--pgd-budgets",
         type=_budgets,
         default=SuiteSettings.pgd_budgets,
         metavar="N,N",
-        help="adversarial: of PGD, in 1/255 (default: 0,2,8); '' leaves PGD out",
+        help=f"adversarial: of PGD, in 1/255 (default: {_joined(SuiteSettings.pgd_budgets)}); '' leaves PGD out",
     )
     add(
         "--pgd-steps",
@@ -323,15 +330,25 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="adversarial: of PGD, a gradient each (default: %(default)s)",
     )
-    add("--fill", choices=["mean", "black"], default="mean", help="occlusion: of the holes (default: mean)")
-    add("--protocol", choices=["paper", "wsol"], default="paper", help="localization (default: paper)")
+    add(
+        "--fill",
+        choices=get_args(Fill),
+        default=SuiteSettings.fill,
+        help="occlusion: of the holes (default: %(default)s)",
+    )
+    add(
+        "--protocol",
+        choices=get_args(Protocol),
+        default=SuiteSettings.protocol,
+        help="localization (default: %(default)s)",
+    )
     add("--boxes", type=Path, metavar="DIR", help="localization on ImageNet: its XML annotations")
     add(
         "--ood",
         action="append",
         metavar="NAME=DIR|WORD|DIR",
-        help="ood: NAME=FOLDER_OF_IMAGES, a folder of such folders, or one of the words uniform, gaussian, shuffled, "
-        "inverted, digits and held_out_classes; may be given several times (default: what can be made of the dataset)",
+        help="ood: NAME=FOLDER_OF_IMAGES, a folder of such folders, or one of the words "
+        f"{', '.join(OOD_WORDS)}; may be given several times (default: what can be made of the dataset)",
     )
     add(
         "--corrupted",
@@ -361,37 +378,27 @@ def _budgets(text: str) -> tuple[float, ...]:
     return budgets
 
 
-def _options(given: argparse.Namespace, arguments: Sequence[str]) -> EvaluateOptions:
-    suites = SuiteSettings(
-        budgets=given.budgets,
-        pgd_budgets=given.pgd_budgets,
-        pgd_steps=given.pgd_steps,
-        fill=given.fill,
-        protocol=given.protocol,
-        ood=None if given.ood is None else tuple(given.ood),
-        corrupted=given.corrupted,
-        probe_on=given.probe_on,
-        probe_root=given.probe_root,
-    )
-    return EvaluateOptions(
-        command=shlex.join(["cutmix-zoo", "evaluate", *arguments]),
-        root=given.root,
-        split=given.split,
-        img_size=given.img_size,
-        batch_size=given.batch_size,
-        workers=given.workers,
-        samples=given.samples,
-        skip_unreadable=given.skip_unreadable,
-        boxes=given.boxes,
-        suites=suites,
-    )
+def _joined(budgets: Sequence[float]) -> str:
+    return ",".join(f"{budget:g}" for budget in budgets)
+
+
+def _made(kind: Callable[..., T], given: argparse.Namespace, **others: Any) -> T:
+    """Make a dataclass of those arguments that are called as its fields are, and of others."""
+    names = signature(kind).parameters
+    return kind(**{name: value for name, value in vars(given).items() if name in names}, **others)
 
 
 def command(arguments: Sequence[str]) -> None:
     """Evaluate as the command line says."""
     given = make_parser().parse_args(arguments)
     suites = None if given.suite == "all" else given.suite.split(",")
-    records = evaluate(given.model, given.on, suites, given.output, _options(given, arguments))
+    options = _made(
+        EvaluateOptions,
+        given,
+        suites=_made(SuiteSettings, given),
+        command=shlex.join(["cutmix-zoo", "evaluate", *arguments]),
+    )
+    records = evaluate(given.model, given.on, suites, given.output, options)
     leave()
     if records:
         head = next(iter(records.values()))

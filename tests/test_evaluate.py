@@ -188,6 +188,7 @@ def test_imagenet_is_localized_with_its_annotations(exported: Path, image_folder
         command(arguments)
     command([*arguments, "--boxes", str(tmp_path), "--output", str(tmp_path / "out")])
     assert json.loads((tmp_path / "out" / "localization.json").read_text())["count"] == 6
+    assert {file.name for file in (tmp_path / "out" / "plots").iterdir()} == {"box_accuracy.png", "cams.png"}
     with np.load(tmp_path / "out" / "predictions.npz") as predictions:
         assert all(name.endswith(".png") for name in predictions["name"])
 
@@ -361,7 +362,7 @@ ARGUMENTS: dict[str, tuple[list[str], str, Any]] = {
     "fill": (["model", "--fill", "black"], "fill", "black"),
     "protocol": (["model", "--protocol", "wsol"], "protocol", "wsol"),
     "boxes": (["model", "--boxes", "xml"], "boxes", Path("xml")),
-    "ood": (["model", "--ood", "uniform", "--ood", "a=b"], "ood", ("uniform", "a=b")),
+    "ood": (["model", "--ood", "uniform", "--ood", "a=b"], "ood", ["uniform", "a=b"]),
     "corrupted": (["model", "--corrupted", "c"], "corrupted", Path("c")),
     "probe_on": (["model", "--probe-on", "folder"], "probe_on", "folder"),
     "probe_root": (["model", "--probe-root", "images"], "probe_root", "images"),

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     Classify = Callable[[Tensor], Tensor]
     """From pixels (B, C, H, W) to logits (B, K), with gradients."""
 
+BUDGETS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Of FGSM, in 1/255."""
+
+PGD_BUDGETS = (0.0, 2.0, 8.0)
+"""Of PGD, in 1/255."""
+
+PGD_STEPS = 10
+"""As many gradients, one after the other."""
+
 _START = 3  # names the draws of random_start among those of Stream.EVALUATE
 
 
@@ -110,16 +119,15 @@ def pgd(
     labels: Tensor,
     eps: float,
     *,
-    steps: int = 10,
+    steps: int = PGD_STEPS,
     step_size: float | None = None,
     start: Tensor | None = None,
-    clip: bool = True,
 ) -> Tensor:
-    """Follow :func:`fgsm_direction` in small steps without leaving a ball: projected gradient descent.
+    """Follow :func:`fgsm_direction` in small steps without leaving a ball nor [0, 1]: projected gradient descent.
 
     Args:
         classify: from pixels to logits (B, K), in evaluation mode.
-        pixels: (B, C, H, W) floating point; not modified.
+        pixels: (B, C, H, W) floating point in [0, 1]; not modified.
         labels: (B,) int64, the true ones, on the same device.
         eps: radius of the ball: how far a pixel may move, in the units of the pixels, at least 0.
         steps: number of steps, each of them one gradient.
@@ -127,7 +135,6 @@ def pgd(
             meet at 8/255 in ten steps.
         start: (B, C, H, W) where to begin, such as :func:`random_start`, brought into the ball first; ``None`` for
             the pixels themselves.
-        clip: whether the pixels also have to stay in [0, 1].
 
     Returns:
         (B, C, H, W), where the last step leads.
@@ -143,9 +150,7 @@ def pgd(
         step_size = min(2 / 255, 2.5 * eps / steps)
     else:
         require_positive("step_size", step_size)
-    lowest, highest = pixels - eps, pixels + eps
-    if clip:
-        lowest, highest = lowest.clamp(0, 1), highest.clamp(0, 1)
+    lowest, highest = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
     moved = (pixels if start is None else start).clamp(lowest, highest)
     for _ in range(steps):
         moved = (moved + step_size * fgsm_direction(classify, moved, labels)).clamp(lowest, highest)
@@ -155,29 +160,28 @@ def pgd(
 def measure_adversarial(
     subject: Subject,
     *,
-    budgets: Sequence[float] = (0, 1, 2, 4, 8, 16),
-    pgd_budgets: Sequence[float] = (0, 2, 8),
-    pgd_steps: int = 10,
-    clip: bool = True,
+    budgets: Sequence[float] = BUDGETS,
+    pgd_budgets: Sequence[float] = PGD_BUDGETS,
+    pgd_steps: int = PGD_STEPS,
 ) -> Findings:
     """Measure top-1 accuracy under FGSM and PGD, which know the network and aim away from the true label.
 
     All images count, also those that are not recognised to begin with. FGSM is made on every image, in two spaces:
-    on pixels in [0, 1], and on what the network takes, where the same number means less and nothing is clipped. PGD
-    takes a gradient for every step; it is made on the chosen images, in pixel space, from a random start.
+    on pixels, which are clipped to [0, 1], and on what the network takes, where the same number means less and nothing
+    is clipped. PGD takes a gradient for every step; it is made on the chosen images, in pixel space, from a random
+    start.
 
     Args:
         subject: what is measured.
         budgets: how far FGSM moves a value, in 1/255 of the space's unit.
         pgd_budgets: how far PGD may move a value, in 1/255; empty to leave PGD out.
         pgd_steps: number of steps of :func:`pgd`.
-        clip: whether attacked pixels are clipped to [0, 1].
 
     Returns:
         A row a condition: ``attack`` (``fgsm`` or ``pgd``), ``space`` (``pixel`` or ``normalized``), ``budget`` (in
         1/255), ``top1`` (percent), ``count``. A budget of 0 is the accuracy on the same images unchanged. Numbers:
         ``clean_top1`` (every image), ``fgsm_top1_at_8`` and ``pgd_top1_at_8`` (pixel space; ``None`` if 8 is not among
-        the budgets), ``pgd_steps``, ``clipped``.
+        the budgets), ``pgd_steps``.
 
     Raises:
         ValueError: if a budget is negative or not finite, or ``pgd_steps`` is not above 0.
@@ -194,8 +198,8 @@ def measure_adversarial(
     single = [_Condition("fgsm", space, budget) for space in ("pixel", "normalized") for budget in budgets]
     iterated = [_Condition("pgd", "pixel", budget) for budget in pgd_budgets]
     rows = [
-        *_rows(subject, everything, single, partial(_fgsm_inputs, classifier, clip)),
-        *_rows(subject, subject.chosen(), iterated, partial(_pgd_inputs, classifier, pgd_steps, clip)),
+        *_rows(subject, everything, single, partial(_fgsm_inputs, classifier)),
+        *_rows(subject, subject.chosen(), iterated, partial(_pgd_inputs, classifier, pgd_steps)),
     ]
     at_8 = {row["attack"]: row["top1"] for row in rows if row["space"] == "pixel" and row["budget"] == 8}
     numbers = {
@@ -203,7 +207,6 @@ def measure_adversarial(
         "fgsm_top1_at_8": at_8.get("fgsm"),
         "pgd_top1_at_8": at_8.get("pgd"),
         "pgd_steps": pgd_steps,
-        "clipped": clip,
     }
     return Findings(numbers, rows)
 
@@ -238,9 +241,7 @@ def _rows(
     ]
 
 
-def _fgsm_inputs(
-    classifier: Classifier, clip: bool, batch: Batch, conditions: Sequence[_Condition]
-) -> Iterator[Tensor]:
+def _fgsm_inputs(classifier: Classifier, batch: Batch, conditions: Sequence[_Condition]) -> Iterator[Tensor]:
     pixels, labels = classifier.to_pixels(batch.images), batch.labels.to(classifier.device)
     # normalising keeps the sign of a gradient, so that one direction serves both spaces
     direction = fgsm_direction(partial(_classify, classifier), pixels, labels)
@@ -248,19 +249,17 @@ def _fgsm_inputs(
     for condition in conditions:
         eps = condition.budget / 255
         if condition.space == "pixel":
-            yield classifier.normalize(fgsm(pixels, direction, eps, clip=clip))
+            yield classifier.normalize(fgsm(pixels, direction, eps))
         else:
             yield fgsm(inputs, direction, eps, clip=False)
 
 
-def _pgd_inputs(
-    classifier: Classifier, steps: int, clip: bool, batch: Batch, conditions: Sequence[_Condition]
-) -> Iterator[Tensor]:
+def _pgd_inputs(classifier: Classifier, steps: int, batch: Batch, conditions: Sequence[_Condition]) -> Iterator[Tensor]:
     pixels, labels = classifier.to_pixels(batch.images), batch.labels.to(classifier.device)
     for condition in conditions:
         eps = condition.budget / 255
         start = random_start(pixels, batch.index, eps)
-        moved = pgd(partial(_classify, classifier), pixels, labels, eps, steps=steps, start=start, clip=clip)
+        moved = pgd(partial(_classify, classifier), pixels, labels, eps, steps=steps, start=start)
         yield classifier.normalize(moved)
 
 

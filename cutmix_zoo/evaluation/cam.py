@@ -36,29 +36,23 @@ def pooled_logits(network: nn.Module, features: Tensor) -> Tensor:
 
 
 def weigh_features(network: nn.Module, features: Tensor, classes: Tensor) -> Tensor:
-    """Sum up feature maps (B, F, h, w) with the classifier's weights of ``classes`` (B,), to float32 (B, h, w)."""
-    weights = _linear_head(network).weight.flatten(1)[classes.to(features.device)]
-    return torch.einsum("bfhw,bf->bhw", features.float(), weights.float())
-
-
-@torch.inference_mode()
-def class_activation_maps(network: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
     """Compute the class activation map of one class for each image.
 
     The mean of a map over its positions, plus the classifier's bias, is the logit of the class. Nothing is cut off at
     zero and nothing is normalised.
 
     Args:
-        network: passed by :func:`check_has_cam`, in evaluation mode.
-        inputs: (B, C, H, W) floating point, normalised.
+        network: passed by :func:`check_has_cam`.
+        features: (B, F, h, w), of :func:`feature_maps`.
         classes: (B,) int64, the class of each map.
 
     Returns:
-        (B, h, w) float32, at the resolution of the last feature maps.
+        (B, h, w) float32: the features, summed up with the classifier's weights of the class.
 
     **Source**: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, equation 2.
     """
-    return weigh_features(network, feature_maps(network, inputs), classes)
+    weights = _linear_head(network).weight.flatten(1)[classes.to(features.device)]
+    return torch.einsum("bfhw,bf->bhw", features.float(), weights.float())
 
 
 @torch.inference_mode()

@@ -79,6 +79,14 @@ class PaperRules:
         """Say of each threshold and column whether the object is found: (T, columns)."""
         return self.agrees(self.boxes(scores), true_boxes)[:, None]
 
+    def main_place(self, _: Floats) -> int:
+        """Return the place of the threshold of the main numbers, 0.15."""
+        return int(np.searchsorted(self.thresholds, 0.15))
+
+    def numbers(self, found: Floats, place: int) -> dict[str, float]:
+        """Name the main numbers, of (T, columns) in percent."""
+        return {"gt_known": float(found[place, 0]), "threshold": float(self.thresholds[place])}
+
     def agrees(self, boxes: NDArray[Any], true_boxes: NDArray[Any]) -> NDArray[np.bool_]:
         """Say of each of (N, 4) boxes whether it agrees with one of the true ones."""
         return iou(boxes, true_boxes).max(axis=1) > 0.5
@@ -130,6 +138,18 @@ class WsolRules:
         best_of_all = best.copy()
         np.maximum.at(best_of_all, threshold, iou(boxes, true_boxes).max(axis=1))
         return np.stack([best >= 0.5, *(best_of_all >= bound for bound in (0.3, 0.5, 0.7))], axis=1)
+
+    def main_place(self, found: Floats) -> int:
+        """Return the place of the threshold at which most objects are found, of (T, columns) in percent."""
+        return int(found[:, 0].argmax())
+
+    def numbers(self, found: Floats, place: int) -> dict[str, float]:
+        """Name the main numbers, of (T, columns) in percent."""
+        return {
+            "max_box_acc": float(found[place, 0]),
+            "max_box_acc_threshold": float(self.thresholds[place]),
+            "max_box_acc_v2": float(found[:, 1:].max(axis=0).mean()),
+        }
 
     def agrees(self, boxes: NDArray[Any], true_boxes: NDArray[Any]) -> NDArray[np.bool_]:
         """Say of each of (N, 4) boxes whether it agrees with one of the true ones."""
@@ -216,9 +236,9 @@ def measure_localization(subject: Subject, protocol: Protocol = "paper") -> Find
 
     found, right = 100 * rows["found"].mean(axis=0), rows["right"]
     top1_loc = 100 * (rows["found"][:, :, 0] & right[:, None]).mean(axis=0)
-    place = int(found[:, 0].argmax()) if protocol == "wsol" else int(np.searchsorted(rules.thresholds, 0.15))
-    main, threshold = float(found[place, 0]), float(rules.thresholds[place])
-    numbers: dict[str, Any] = {
+    place = rules.main_place(found)
+    centre_box, full_box = (100 * rows["blind"].mean(axis=0)).tolist()
+    numbers = {
         "protocol": protocol,
         "count": len(right),
         "input_size": list(rules.size),
@@ -226,14 +246,10 @@ def measure_localization(subject: Subject, protocol: Protocol = "paper") -> Find
         "map_size": list(map_size),
         "top1": float(100 * right.mean()),
         "top1_loc": float(top1_loc[place]),
+        **rules.numbers(found, place),
+        "centre_box_gt_known": centre_box,
+        "full_box_gt_known": full_box,
     }
-    if protocol == "paper":
-        numbers |= {"gt_known": main, "threshold": threshold}
-    else:
-        v2 = float(found[:, 1:].max(axis=0).mean())
-        numbers |= {"max_box_acc": main, "max_box_acc_threshold": threshold, "max_box_acc_v2": v2}
-    centre_box, full_box = (100 * rows["blind"].mean(axis=0)).tolist()
-    numbers |= {"centre_box_gt_known": centre_box, "full_box_gt_known": full_box}
     table = [
         {"threshold": float(at), "top1_loc": float(loc), **dict(zip(rules.columns, values, strict=True))}
         for at, loc, values in zip(rules.thresholds, top1_loc, found.tolist(), strict=True)

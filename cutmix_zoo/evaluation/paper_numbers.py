@@ -10,7 +10,7 @@ import numpy as np
 from cutmix_zoo.known import whole_validation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 _BEST = "The paper reports the epoch that is best on these same images."
 
@@ -37,7 +37,7 @@ class PaperTable:
 _ERRORS = ("", "top-1 error (%)", "top-5 error (%)")
 _METHODS = ("", "Baseline", "Mixup", "Cutout", "CutMix")
 
-_ACCURACY = {
+_ACCURACY: Mapping[tuple[str | None, str | None], PaperTable] = {
     ("imagenet", "resnet50"): PaperTable(
         "Table 3",
         f"ResNet-50 on ImageNet's validation images. {_BEST} * copied by the authors from other papers.",
@@ -140,12 +140,11 @@ OOD_SETS = {
 """Table A2: the same by set."""
 
 
-def paper_table(suite: str, record: Mapping[str, Any], architecture: str | None) -> PaperTable | None:
-    """Look up what the paper has for the setting of a measurement.
+def accuracy_table(record: Mapping[str, Any], architecture: str | None) -> PaperTable | None:
+    """Look up what the paper has for the setting of an accuracy.
 
     Args:
-        suite: the suite's name.
-        record: what its JSON file holds.
+        record: what the JSON file of the suite holds.
         architecture: of the network, by timm's name; ``None`` if it is not known.
 
     Returns:
@@ -155,45 +154,36 @@ def paper_table(suite: str, record: Mapping[str, Any], architecture: str | None)
     Example:
         >>> images = {"dataset": "torch/cifar100", "split": "validation", "count": 10_000}
         >>> record = {**images, "input_size": [3, 32, 32], "crop_pct": 1.0}
-        >>> paper_table("accuracy", record, "cifar_resnet110_bottleneck").rows["CutMix"]
+        >>> accuracy_table(record, "cifar_resnet110_bottleneck").rows["CutMix"]
         (20.11, 4.43)
-        >>> paper_table("accuracy", record, "cifar_resnet20") is None
+        >>> accuracy_table(record, "cifar_resnet20") is None
         True
     """
-    find = _FIND.get(suite)
-    known = whole_validation(str(record["dataset"]), record["split"], record.get("count"))
-    if find is None or architecture is None or known is None or not _is_prepared_as_there(suite, record, known.name):
+    return _ACCURACY.get((_dataset(record), architecture))
+
+
+def localization_table(record: Mapping[str, Any], architecture: str | None) -> PaperTable | None:
+    """Do it for ``localization``, see :func:`accuracy_table`."""
+    dataset = _whole_dataset(record)
+    if dataset not in _LOCALIZATION or architecture != "resnet50_stride16":
         return None
-    return find(record, known.name, architecture)
-
-
-def _is_prepared_as_there(suite: str, record: Mapping[str, Any], dataset: str) -> bool:
-    """Say whether images are resized and cropped as the paper does: 256 to 224, and those of CIFAR not at all."""
-    if suite == "localization":
-        return (record["input_size"], record["resized_to"]) == ([224, 224], [256, 256])
-    expected = ([3, 32, 32], 1.0) if dataset.startswith("cifar") else ([3, 224, 224], 0.875)
-    return (record.get("input_size"), record.get("crop_pct")) == expected
-
-
-def _accuracy(_: Mapping[str, Any], dataset: str, architecture: str) -> PaperTable | None:
-    return _ACCURACY.get((dataset, architecture))
-
-
-def _localization(record: Mapping[str, Any], dataset: str, architecture: str) -> PaperTable | None:
-    same = architecture == "resnet50_stride16" and (record["protocol"], record["map_size"]) == ("paper", [14, 14])
-    if not same or dataset not in _LOCALIZATION:
+    expected = {"protocol": "paper", "map_size": [14, 14], "input_size": [224, 224], "resized_to": [256, 256]}
+    if any(record[key] != value for key, value in expected.items()):
         return None
     about = "ResNet-50 with a last feature map of 14 x 14, fine-tuned as appendix B says."
     return PaperTable("Table 9", about, _METHODS, {"top-1 localization (%)": _LOCALIZATION[dataset]})
 
 
-def _adversarial(record: Mapping[str, Any], dataset: str, architecture: str) -> PaperTable | None:
-    same = (dataset, architecture) == ("imagenet", "resnet50") and record.get("fgsm_top1_at_8") is not None
+def adversarial_table(record: Mapping[str, Any], architecture: str | None) -> PaperTable | None:
+    """Do it for ``adversarial``, see :func:`accuracy_table`."""
+    same = (_dataset(record), architecture) == ("imagenet", "resnet50") and record.get("fgsm_top1_at_8") is not None
     return _ADVERSARIAL if same else None
 
 
-def _ood(record: Mapping[str, Any], dataset: str, architecture: str) -> PaperTable | None:
-    if (dataset, architecture) != ("cifar100", "cifar_pyramidnet200_a240") or not record["paper_sets"]:
+def ood_table(record: Mapping[str, Any], architecture: str | None) -> PaperTable | None:
+    """Do it for ``ood``, see :func:`accuracy_table`."""
+    same = (_dataset(record), architecture) == ("cifar100", "cifar_pyramidnet200_a240")
+    if not same or not record["paper_sets"]:
         return None
     natural = [row for name, row in OOD_SETS.items() if name not in ("uniform", "gaussian")]
     means = np.mean(natural, axis=0).tolist()
@@ -208,9 +198,15 @@ def _ood(record: Mapping[str, Any], dataset: str, architecture: str) -> PaperTab
     )
 
 
-_FIND: dict[str, Callable[[Mapping[str, Any], str, str], PaperTable | None]] = {
-    "accuracy": _accuracy,
-    "localization": _localization,
-    "adversarial": _adversarial,
-    "ood": _ood,
-}
+def _whole_dataset(record: Mapping[str, Any]) -> str | None:
+    """Name the dataset if all that it is validated on was measured."""
+    known = whole_validation(str(record["dataset"]), record["split"], record.get("count"))
+    return None if known is None else known.name
+
+
+def _dataset(record: Mapping[str, Any]) -> str | None:
+    """Name it if, too, images were prepared as the paper's: 256 to 224, and those of CIFAR not at all."""
+    dataset = _whole_dataset(record)
+    of_cifar = dataset is not None and dataset.startswith("cifar")
+    expected = ([3, 32, 32], 1.0) if of_cifar else ([3, 224, 224], 0.875)
+    return dataset if (record.get("input_size"), record.get("crop_pct")) == expected else None

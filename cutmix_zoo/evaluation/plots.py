@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cutmix_zoo.evaluation.cam_plots import draw_all_cams
 from cutmix_zoo.evaluation.figures import (
     COLOURS,
     INK,
@@ -16,21 +15,17 @@ from cutmix_zoo.evaluation.figures import (
     line_sample,
     panel,
     plot_curve,
-    save_figures,
     styled,
     with_short_names,
 )
-from cutmix_zoo.evaluation.findings import load_arrays
 from cutmix_zoo.evaluation.names import shortened, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from matplotlib.figure import Figure
 
     from cutmix_zoo.evaluation.figures import Points
-    from cutmix_zoo.evaluation.findings import Arrays
 
     Records = Mapping[str, Mapping[str, Any] | None]
     """By the model's name: what a suite's JSON file holds; ``None`` keeps the colour of a model that has none."""
@@ -330,71 +325,23 @@ def draw_training(runs: Mapping[str, Sequence[Mapping[str, Any]] | None], *, los
     return figure
 
 
-def _each(picture: str, draw: Callable[[str, Mapping[str, Any]], Figure], records: Records) -> dict[str, Figure]:
-    """Draw one picture a model."""
+def draw_each(picture: str, draw: Callable[[str, Mapping[str, Any]], Figure], records: Records) -> dict[str, Figure]:
+    """Draw one picture a model.
+
+    Returns:
+        By the name of the picture, with a number behind it where there are several.
+    """
     figures = [draw(name, record) for _, name, record in _measured(records)]
     return {picture if len(figures) == 1 else f"{picture}_{n}": figure for n, figure in enumerate(figures, start=1)}
 
 
-def _draw_accuracy(records: Records) -> dict[str, Figure]:
+def draw_confusions(records: Records) -> dict[str, Figure]:
+    """Draw the confusion of those models of which it is known, which it is not of a run that was not evaluated."""
     shown = {name: record for _, name, record in _measured(records) if record.get("confusion")}
-    return _each("confusion", draw_confusion, shown)
+    return draw_each("confusion", draw_confusion, shown)
 
 
-def _draw_adversarial(records: Records) -> dict[str, Figure]:
+def draw_budgets(records: Records) -> dict[str, Figure]:
+    """Draw accuracy against the budget in each space that there is."""
     spaces = dict.fromkeys(row["space"] for *_, record in _measured(records) for row in record["rows"])
     return {f"budget_{space}": draw_budget(records, space) for space in spaces}
-
-
-_SUITES: dict[str, Callable[[Records], dict[str, Figure]]] = {
-    "accuracy": _draw_accuracy,
-    "calibration": lambda records: _each("reliability", draw_reliability, records),
-    "localization": lambda records: {"box_accuracy": draw_box_accuracy(records)},
-    "adversarial": _draw_adversarial,
-    "occlusion": lambda records: {
-        f"occlusion_{where}": draw_occlusion(records, where) for where in ("centre", "boundary")
-    },
-    "in_between": lambda records: {f"in_between_{mix}": draw_in_between(records, mix) for mix in ("mixup", "cutmix")},
-    "ood": lambda records: _each("ood", draw_ood, records),
-    "corruption": lambda records: {"corruptions": draw_corruptions(records), "severity": draw_severity(records)},
-}
-
-
-def draw_suite(suite: str, records: Records, arrays: Mapping[str, Arrays] | None = None) -> dict[str, Figure]:
-    """Draw all pictures of a suite.
-
-    Args:
-        suite: its name.
-        records: what was found, by the model's name; ``None`` keeps the colour of a model of which nothing was. At
-            least one has something.
-        arrays: what its npz files hold, by the model's name, where there are any.
-
-    Returns:
-        Figures by names that may be files' names; none for a suite without pictures.
-
-    Raises:
-        UserError: if matplotlib is not installed.
-    """
-    figures = _SUITES[suite](with_short_names(records)) if suite in _SUITES else {}
-    if suite == "localization" and arrays:
-        figures.update(draw_all_cams(arrays))
-    return figures
-
-
-def save_plots(folder: Path, suite: str, record: Mapping[str, Any]) -> list[Path]:
-    """Draw the pictures of a suite for one model, and write them into ``plots/``.
-
-    Args:
-        folder: where the suite's findings are; ``<suite>.npz`` is read from there, if there is one.
-        suite: its name.
-        record: what was found.
-
-    Returns:
-        The files written.
-
-    Raises:
-        UserError: if matplotlib is not installed.
-    """
-    name, npz = str(record["model"]), folder / f"{suite}.npz"
-    arrays = {name: load_arrays(npz)} if npz.is_file() else None
-    return save_figures(draw_suite(suite, {name: record}, arrays), folder / "plots")

@@ -177,7 +177,8 @@ def measure_probe(subject: Subject, train: Subject) -> Findings:
     Returns:
         Numbers: ``top1`` and ``balanced_accuracy`` (the mean of the accuracies of the split's classes) in percent,
         ``l2``, ``train_images``, ``count`` (images measured), ``unreadable`` (why images of the two splits were left
-        out, one text each), ``features`` (how many), ``fitted_on``. Rows: ``l2`` and ``validation_top1`` in percent.
+        out, one text each), ``features`` (how many), ``fitted_on`` (dataset and split), ``probed_on`` (dataset). Rows:
+        ``l2`` and ``validation_top1`` in percent.
 
     Raises:
         UserError: if the network does not give its features, or there are too few training images.
@@ -205,6 +206,7 @@ def measure_probe(subject: Subject, train: Subject) -> Findings:
         "unreadable": [*unfitted, *unmeasured],
         "features": len(mean),
         "fitted_on": f"{train.settings.name} {train.settings.train_split}",
+        "probed_on": subject.settings.name,
     }
     return Findings(numbers, rows)
 

@@ -11,9 +11,10 @@ from cutmix_zoo.errors import UserError, prepare_new_file
 from cutmix_zoo.evaluation.figures import save_figures
 from cutmix_zoo.evaluation.findings import csv_text
 from cutmix_zoo.evaluation.report_folders import read_folders
-from cutmix_zoo.evaluation.report_page import make_page, suite_figures
-from cutmix_zoo.evaluation.report_suites import SUITES
+from cutmix_zoo.evaluation.report_page import make_page
+from cutmix_zoo.evaluation.report_records import suite_figures
 from cutmix_zoo.evaluation.report_table import result_rows
+from cutmix_zoo.evaluation.suites import SUITES
 from cutmix_zoo.training.files import write_text
 from cutmix_zoo.training.launch import say
 

@@ -15,8 +15,8 @@ import yaml
 from cutmix_zoo.data.settings import validation_name
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.evaluation.names import distinct_end, visible
-from cutmix_zoo.evaluation.report_suites import SUITES
 from cutmix_zoo.evaluation.results import ResultFolder
+from cutmix_zoo.evaluation.suites import SUITES
 from cutmix_zoo.known import canonical_name
 from cutmix_zoo.store import WEIGHTS_FILE, file_sha256
 from cutmix_zoo.training.files import read_json

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import zipfile
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.evaluation import report_html as html
-from cutmix_zoo.evaluation.findings import load_arrays
 from cutmix_zoo.evaluation.inline_svg import inline_svg
 from cutmix_zoo.evaluation.names import public_command
-from cutmix_zoo.evaluation.paper_numbers import PaperTable, paper_table
-from cutmix_zoo.evaluation.plots import draw_suite, draw_training
-from cutmix_zoo.evaluation.report_records import differing_settings, suite_records
+from cutmix_zoo.evaluation.plots import draw_training
+from cutmix_zoo.evaluation.report_records import differing_settings, suite_figures, suite_records
 from cutmix_zoo.evaluation.report_seeds import averages, by_recipe, differences, summary_averages
-from cutmix_zoo.evaluation.report_suites import INPUT, SUITES, Metric
+from cutmix_zoo.evaluation.results import ResultFolder
+from cutmix_zoo.evaluation.suite import Metric
+from cutmix_zoo.evaluation.suites import SUITES, main_metrics
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.training.recipe import recipe_dict, recipe_difference
 from cutmix_zoo.training.run import LEFT_TO_DATA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from matplotlib.figure import Figure
-
-    from cutmix_zoo.evaluation.findings import Arrays
+    from cutmix_zoo.evaluation.paper_numbers import PaperTable
     from cutmix_zoo.evaluation.report_folders import Measured
     from cutmix_zoo.evaluation.report_seeds import Average, Difference, Repeated
-    from cutmix_zoo.evaluation.report_suites import SuiteText
+    from cutmix_zoo.evaluation.suite import Suite
     from cutmix_zoo.training.settings import Recipe
 
     Found = Mapping[str, Mapping[str, Any]]
@@ -76,7 +72,9 @@ def _blaming(suite: str, models: Sequence[Measured]) -> Iterator[None]:
     except UserError:
         raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        files = ", ".join(str(model.folder / f"{suite}.json") for model in models if suite in model.records)
+        files = ", ".join(
+            str(ResultFolder(model.folder).suite_file(suite)) for model in models if suite in model.records
+        )
         raise UserError(
             f"{files}: not what this version writes ({type(error).__name__}: {one_line(error)}); evaluate again."
         ) from error
@@ -96,27 +94,27 @@ def _overview(models: Sequence[Measured]) -> Iterator[str]:
     if len(models) > 1:
         text = f"Bold: the best number of a row. Below a number: its difference to {models[0].name}."
         yield html.paragraph(text, "soft")
-    yield from _averages(models)
+    yield from _averaged_weights(models)
     yield from _over_seeds(models)
 
 
-def _averages(models: Sequence[Measured]) -> Iterator[str]:
+def _averaged_weights(models: Sequence[Measured]) -> Iterator[str]:
     """Say whose numbers are those of averaged weights."""
     measured = [model for model in models if model.about is not None or model.summary is not None]
-    averages = [f"{model.name} (ema.decay {model.ema_decay:g})" for model in measured if model.ema_decay is not None]
-    if averages:
+    with_ema = [f"{model.name} (ema.decay {model.ema_decay:g})" for model in measured if model.ema_decay is not None]
+    if with_ema:
         text = "A run with ema.decay exports the exponential moving average (EMA) of its weights. Measured so:"
-        yield html.paragraph(f"{text} {', '.join(averages)}.", "soft")
+        yield html.paragraph(f"{text} {', '.join(with_ema)}.", "soft")
 
 
 def _main_numbers(suite: str, models: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
     records = suite_records(suite, models)
-    metrics = [metric for metric in SUITES[suite].metrics if metric.column]
+    metrics = SUITES[suite].main.values()
     return _rows(metrics, records, models, compare=not differing_settings(suite, records))
 
 
 def _rows(
-    metrics: Sequence[Metric], records: Found, models: Sequence[Measured], *, compare: bool
+    metrics: Iterable[Metric], records: Found, models: Sequence[Measured], *, compare: bool
 ) -> Iterator[tuple[str, list[str]]]:
     """Make a row a metric, without those that no model has."""
     for metric in metrics:
@@ -160,7 +158,7 @@ def _over_seeds(models: Sequence[Measured]) -> Iterator[str]:
     yield html.heading("Over seeds")
     numbers = averages(repeated)
     rows = [("seeds", [html.cell(", ".join(map(str, each.seeds)) or _NONE) for each in repeated])]
-    shown = [(metric, numbers[metric.column]) for suite in SUITES.values() for metric in suite.metrics if metric.column]
+    shown = [(metric, numbers[column]) for column, metric in main_metrics().items()]
     for metric, found in (*shown, (_BEST_EPOCH, summary_averages(repeated, _BEST_EPOCH.key))):
         if any(each.mean is not None for each in found):
             rows.append((metric.title, [_average(metric, each) for each in found]))
@@ -173,10 +171,9 @@ def _paired(repeated: Sequence[Repeated], numbers: Mapping[str, Sequence[Average
     """Show how the models differ from the first, by the pairs of runs that have a seed in common."""
     found = differences(repeated, numbers)
     rows = [
-        (metric.title, [_difference(metric, each) for each in found[metric.column][1:]])
-        for suite in SUITES.values()
-        for metric in suite.metrics
-        if metric.column and any(found[metric.column])
+        (metric.title, [_difference(metric, each) for each in found[column][1:]])
+        for column, metric in main_metrics().items()
+        if any(found[column])
     ]
     if rows:
         yield html.table("differences", ["", *(each.name for each in repeated[1:])], rows)
@@ -203,12 +200,6 @@ def _average(metric: Metric, average: Average) -> str:
     return html.cell(mean or _NONE, beside="" if spread is None else f"\N{PLUS-MINUS SIGN} {spread}")
 
 
-def _recipe_difference(first: Measured, other: Measured, ignore: Sequence[str]) -> list[str]:
-    assert first.recipe is not None
-    assert other.recipe is not None
-    return recipe_difference(recipe_dict(first.recipe), recipe_dict(other.recipe), ignore)
-
-
 def _suite(suite: str, models: Sequence[Measured]) -> Iterator[str]:
     records, text = suite_records(suite, models), SUITES[suite]
     if not records:
@@ -226,8 +217,8 @@ def _suite(suite: str, models: Sequence[Measured]) -> Iterator[str]:
         yield html.paragraph(f"Of {', '.join(runs)}: what the run found after its last epoch.", "soft")
     settings = [
         (title, key)
-        for key, title in {**text.settings, **INPUT}.items()
-        if any(_has(each, key) for each in records.values())
+        for key, title in text.all_settings.items()
+        if any(each.get(key) is not None for each in records.values())
     ]
     yield html.table(
         text.title,
@@ -240,10 +231,6 @@ def _suite(suite: str, models: Sequence[Measured]) -> Iterator[str]:
     yield from _paper(suite, columns, records)
     yield html.figures(_inlined(suite, models))
     yield from _row_by_row(text, records)
-
-
-def _has(record: Mapping[str, Any], key: str) -> bool:
-    return record.get(key) is not None
 
 
 def _shown(value: Any) -> str:
@@ -263,7 +250,7 @@ def _paper(suite: str, models: Sequence[Measured], records: Found) -> Iterator[s
     """Set the paper's numbers beside ours, where the setting is the same."""
     found: dict[str, tuple[PaperTable, list[str]]] = {}
     for model in models:
-        table = paper_table(suite, records[model.name], model.architecture)
+        table = SUITES[suite].paper_table(records[model.name], model.architecture)
         if table is not None:
             found.setdefault(table.about, (table, []))[1].append(model.name)
     if not found:
@@ -279,38 +266,13 @@ def _paper(suite: str, models: Sequence[Measured], records: Found) -> Iterator[s
         yield html.table(table.name, table.columns, rows)
 
 
-def suite_figures(suite: str, models: Sequence[Measured]) -> dict[str, Figure]:
-    """Draw the figures of a suite, with all models in each where that can be.
-
-    Returns:
-        Figures by names that may be files' names; none where no model was measured.
-
-    Raises:
-        UserError: if matplotlib is not installed, or a file of a model cannot be read.
-    """
-    records = suite_records(suite, models)
-    if not records:
-        return {}
-    with_maps = [model for model in models if suite == "localization" and model.name in records]
-    arrays = {model.name: _arrays(model.folder / f"{suite}.npz") for model in with_maps}
-    with_gaps = {model.name: records.get(model.name) for model in models}
-    return draw_suite(suite, with_gaps, {name: each for name, each in arrays.items() if each})
-
-
 def _inlined(suite: str, models: Sequence[Measured]) -> Iterator[str]:
     if find_spec("matplotlib") is not None:
         for picture, figure in suite_figures(suite, models).items():
             yield inline_svg(figure, f"{suite} {picture}")
 
 
-def _arrays(file: Path) -> Arrays:
-    try:
-        return load_arrays(file) if file.is_file() else {}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} cannot be read: {one_line(error)}; evaluate again.") from error
-
-
-def _row_by_row(text: SuiteText, records: Found) -> Iterator[str]:
+def _row_by_row(text: Suite, records: Found) -> Iterator[str]:
     """Make the table of all rows, with a column for each value of each model."""
     if not text.values:
         return
@@ -325,7 +287,7 @@ def _row_by_row(text: SuiteText, records: Found) -> Iterator[str]:
     rows = [
         (
             ", ".join(map(_shown, key)),
-            [html.cell(_measured(keyed[name].get(key, {}).get(value), title)) for value, title, name in columns],
+            [html.cell(_row_value(keyed[name].get(key, {}).get(value), title)) for value, title, name in columns],
         )
         for key in keys
     ]
@@ -333,7 +295,7 @@ def _row_by_row(text: SuiteText, records: Found) -> Iterator[str]:
     yield html.folded(f"{text.title}: {len(rows)} rows", table, unfolded=len(rows) <= _FEW_ROWS)
 
 
-def _measured(value: Any, title: str) -> str:
+def _row_value(value: Any, title: str) -> str:
     return f"{value:.2f}" if isinstance(value, float) and "(%)" in title else _shown(value)
 
 
@@ -355,9 +317,9 @@ def _training(models: Sequence[Measured]) -> Iterator[str]:
     yield html.paragraph("The runs that made these models, epoch by epoch. Batches are mixed as the recipe says.")
     if unfinished := [name for name, run in runs.items() if run.summary is None]:
         yield html.paragraph(f"Not finished: {', '.join(unfinished)}.", "soft")
-    if averages := [name for name, run in runs.items() if run.recipe.ema.decay is not None]:
+    if with_ema := [name for name, run in runs.items() if run.recipe.ema.decay is not None]:
         text = "the curves are those of the weights themselves, and the numbers elsewhere those of their average (EMA)."
-        yield html.paragraph(f"Of {', '.join(averages)}: {text}", "soft")
+        yield html.paragraph(f"Of {', '.join(with_ema)}: {text}", "soft")
     summaries = [_described(run.summary) for run in runs.values()]
     rows = [
         (title, [html.cell(_shown(summary.get(key))) for summary in summaries])
@@ -399,7 +361,8 @@ def _recipes(models: Sequence[Measured]) -> Iterator[str]:
         if first.recipe is None or model.recipe is None:
             continue
         left_out = [key for key in LEFT_TO_DATA if None in (_value(first.recipe, key), _value(model.recipe, key))]
-        lines = _recipe_difference(first, model, ("name", "data.root", *left_out))
+        ignored = ("name", "data.root", *left_out)
+        lines = recipe_difference(recipe_dict(first.recipe), recipe_dict(model.recipe), ignored)
         yield html.paragraph(f"{model.name} differs from {first.name} in{':' if lines else ' nothing.'}")
         if lines:
             yield html.bullets(lines)

@@ -11,7 +11,7 @@ import numpy as np
 
 from cutmix_zoo.evaluation.names import visible
 from cutmix_zoo.evaluation.report_records import differing_settings, suite_records
-from cutmix_zoo.evaluation.report_suites import SUITES
+from cutmix_zoo.evaluation.suites import SUITES
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.training.recipe import recipe_dict, recipe_difference
 from cutmix_zoo.training.run import MAY_DIFFER
@@ -121,13 +121,12 @@ def averages(repeated: Sequence[Repeated]) -> dict[str, list[Average]]:
     for suite, text in SUITES.items():
         records = [suite_records(suite, each.members) for each in repeated]
         alike = [not differing_settings(suite, each) for each in records]
-        for metric in text.metrics:
+        for column, metric in text.main.items():
             values = [
                 {name: metric.read(record) for name, record in found.items()} if same else {}
                 for found, same in zip(records, alike, strict=True)
             ]
-            if metric.column:
-                numbers[metric.column] = [_average(*each) for each in zip(repeated, values, strict=True)]
+            numbers[column] = [_average(*each) for each in zip(repeated, values, strict=True)]
     return numbers
 
 
@@ -198,7 +197,7 @@ def differences(
     for suite, text in SUITES.items():
         records = [suite_records(suite, each.members) for each in repeated]
         compared = [not differing_settings(suite, {**records[0], **record}) for record in records]
-        for column in (metric.column for metric in text.metrics if metric.column):
+        for column in text.main:
             first, *others = (average.by_seed for average in numbers[column])
             pairs = zip(compared[1:], others, strict=True)
             found[column] = [None, *(paired_difference(first, other) if alike else None for alike, other in pairs)]

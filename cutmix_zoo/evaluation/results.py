@@ -53,6 +53,10 @@ class ResultFolder:
         """The numbers of a suite."""
         return self.path / f"{suite}.json"
 
+    def arrays_file(self, suite: str) -> Path:
+        """The arrays of a suite, if it has any."""
+        return self.path / f"{suite}.npz"
+
     def not_measured(self, suites: Sequence[str]) -> list[str]:
         """List those of some suites whose numbers are not here yet."""
         return [suite for suite in suites if not self.suite_file(suite).exists()]
@@ -125,7 +129,7 @@ class ResultFolder:
             write_text(self.path / f"{suite}.csv", csv_text(findings.rows))
         if findings.arrays:
             arrays: dict[str, Any] = dict(findings.arrays)
-            np.savez_compressed(self.path / f"{suite}.npz", **arrays)
+            np.savez_compressed(self.arrays_file(suite), **arrays)
 
 
 def _joined(separator: str, before: str | None, now: str | None) -> str | None:

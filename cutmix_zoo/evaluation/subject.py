@@ -59,6 +59,11 @@ class Subject:
         """How many images the split has."""
         return dataset_size(self.dataset)
 
+    @property
+    def limited_size(self) -> int:
+        """How many of them the suites that are costly measure, if all can be read."""
+        return self.size if self.limit is None else min(self.size, self.limit)
+
     def samples(
         self,
         indices: Sequence[int] | NDArray[Any] | None = None,

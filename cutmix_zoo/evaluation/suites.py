@@ -1,163 +1,294 @@
-"""The suites by their names, and what each needs beside the subject."""
+"""The suites by their names: all that the package knows of each stands here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from cutmix_zoo.data.datasets import check_same_classes, dataset_size, is_random_access, open_split
-from cutmix_zoo.data.settings import DataSettings
+from cutmix_zoo.data.datasets import is_random_access
 from cutmix_zoo.errors import UserError
+from cutmix_zoo.evaluation import paper_numbers, plots
 from cutmix_zoo.evaluation.accuracy import measure_accuracy
 from cutmix_zoo.evaluation.adversarial import measure_adversarial
 from cutmix_zoo.evaluation.calibration import measure_calibration
 from cutmix_zoo.evaluation.cam import check_has_cam
+from cutmix_zoo.evaluation.cam_plots import draw_all_cams
 from cutmix_zoo.evaluation.corruption import measure_corruption, open_released
+from cutmix_zoo.evaluation.figures import with_short_names
 from cutmix_zoo.evaluation.in_between import check_pairs, measure_in_between
 from cutmix_zoo.evaluation.localization import measure_localization
 from cutmix_zoo.evaluation.occlusion import measure_occlusion
-from cutmix_zoo.evaluation.ood_sets import OOD_WORDS, find_ood_folders, ood_sets
 from cutmix_zoo.evaluation.out_of_distribution import check_classes, measure_ood
-from cutmix_zoo.evaluation.probe import check_enough, measure_probe
-from cutmix_zoo.models.export import DATA_KEYS
+from cutmix_zoo.evaluation.probe import measure_probe
+from cutmix_zoo.evaluation.suite import Metric, Suite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from cutmix_zoo.evaluation.findings import Findings
-    from cutmix_zoo.evaluation.ood_sets import OodSet
-    from cutmix_zoo.evaluation.subject import Subject
+    from matplotlib.figure import Figure
 
+    from cutmix_zoo.evaluation.findings import Arrays
+    from cutmix_zoo.evaluation.plots import Records
+    from cutmix_zoo.evaluation.suite_context import SuiteContext
 
-@dataclass(frozen=True)
-class SuiteSettings:
-    """What suites can be told.
-
-    Args:
-        budgets: of FGSM, in 1/255 of the range of a pixel.
-        pgd_budgets: of PGD, likewise; empty to leave it out.
-        pgd_steps: the gradients that PGD takes, one after the other.
-        fill: of the holes of ``occlusion``: the ``mean`` colour or ``black``.
-        protocol: of ``localization``.
-        ood: what ``ood`` compares with: ``NAME=FOLDER``, ``NAME=WORD``, or a folder of such folders; ``None`` for what
-            can be made of the dataset itself. A word alone, such as ``uniform``, is a set of that name.
-        corrupted: folder of the dataset's ImageNet-C or CIFAR-C; ``None`` corrupts the images by our own means.
-        probe_on: a dataset whose training split the linear probe is fitted on, and whose evaluation split it is
-            measured on; ``None`` for the dataset that is evaluated.
-        probe_root: its folder.
-    """
-
-    budgets: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-    pgd_budgets: tuple[float, ...] = (0.0, 2.0, 8.0)
-    pgd_steps: int = 10
-    fill: Literal["mean", "black"] = "mean"
-    protocol: Literal["paper", "wsol"] = "paper"
-    ood: tuple[str, ...] | None = None
-    corrupted: Path | None = None
-    probe_on: str | None = None
-    probe_root: str | None = None
-
-
-@dataclass(frozen=True)
-class SuiteContext:
-    """A subject, what the suites are told, and the names of its classes.
-
-    Args:
-        subject: what is measured.
-        settings: what the suites are told.
-        classes: label names, one a class; ``None`` if the dataset does not say.
-    """
-
-    subject: Subject
-    settings: SuiteSettings
-    classes: Sequence[str] | None
-
-    @cached_property
-    def localized(self) -> Subject | None:
-        """The subject, if its images have boxes."""
-        return self.subject if hasattr(self.subject.dataset, "boxes") else None
-
-    @cached_property
-    def ood_sets(self) -> dict[str, OodSet]:
-        """What ``ood`` compares with."""
-        return ood_sets(None if self.settings.ood is None else _ood_specs(self.settings.ood), self.subject)
-
-    @cached_property
-    def probed(self) -> tuple[Subject, Subject]:
-        """What a probe is measured on, and what it is fitted on."""
-        subject, wanted = self.subject, self.settings.probe_on
-        data = subject.settings
-        if wanted is None and self.settings.probe_root is not None:
-            raise UserError(
-                "--probe-root is the folder of --probe-on DATASET, which is not given; --root is that of --on."
-            )
-        if wanted is not None:
-            preprocessing: dict[str, Any] = {key: getattr(data, key) for key in (*DATA_KEYS, "workers")}
-            data = DataSettings(wanted, root=self.settings.probe_root, **preprocessing)
-            subject = subject.with_data(open_split(data, "val"), data)
-        if not is_random_access(subject.dataset):
-            raise UserError(f"a probe takes images by their places, and {data.name} is a stream.")
-        if data.train_split == data.val_split and not (data.val_fraction or data.fold):
-            raise UserError(
-                f"a probe would be fitted on what it is measured on, {data.val_split} of {data.name}; choose another "
-                "split with --split, or another dataset with --probe-on."
-            )
-        train = open_split(data, "train")
-        check_same_classes(train, subject.dataset)
-        check_enough(_at_most(dataset_size(train), subject.limit))
-        return subject, subject.with_data(train, data)
-
-
-def _at_most(size: int, limit: int | None) -> int:
-    return size if limit is None else min(size, limit)
-
-
-def _ood_specs(texts: Sequence[str]) -> dict[str, str]:
-    specs: dict[str, str] = {}
-    for text in texts:
-        name, separator, where = text.partition("=")
-        found = {name: where or name} if separator or name in OOD_WORDS else find_ood_folders(Path(text))
-        if twice := sorted(set(found) & set(specs)):
-            raise UserError(f"--ood names {', '.join(twice)} twice")
-        specs.update(found)
-    return specs
-
-
-def _localization(context: SuiteContext) -> Findings:
-    assert context.localized is not None, "check_suites comes first"
-    return measure_localization(context.localized, protocol=context.settings.protocol)
-
-
-def _adversarial(context: SuiteContext) -> Findings:
-    told = context.settings
-    return measure_adversarial(
-        context.subject, budgets=told.budgets, pgd_budgets=told.pgd_budgets, pgd_steps=told.pgd_steps
-    )
-
-
-def _probe(context: SuiteContext) -> Findings:
-    measured, fitted = context.probed
-    found = measure_probe(measured, fitted)
-    return replace(found, numbers={**found.numbers, "probed_on": measured.settings.name})
-
-
-SUITES: dict[str, Callable[[SuiteContext], Findings]] = {
-    "accuracy": lambda context: measure_accuracy(context.subject, context.classes),
-    "calibration": lambda context: measure_calibration(context.subject),
-    "localization": _localization,
-    "adversarial": _adversarial,
-    "occlusion": lambda context: measure_occlusion(context.subject, fill=context.settings.fill),
-    "in_between": lambda context: measure_in_between(context.subject),
-    "ood": lambda context: measure_ood(context.subject, context.ood_sets),
-    "corruption": lambda context: measure_corruption(context.subject, context.settings.corrupted),
-    "probe": _probe,
+_NOT_IN_PAPER = "Not in the paper."
+_CURVES_ONLY = "The paper has curves of it and no numbers (figure 5, ResNet-50 on ImageNet)."
+_IMAGES = {"count": "images"}
+_ROWS = {"images": "images"}
+_RULES = {
+    "paper": "the largest region over 0.15 of the map's maximum; IoU above 0.5",
+    "wsol": "the largest contour over the threshold that is best for the set (MaxBoxAcc), IoU of at least 0.5; all "
+    "contours, mean over IoU 0.3, 0.5 and 0.7 (V2)",
 }
-"""What can be measured."""
 
-ON_STREAMS = ("accuracy", "calibration")
-"""Suites that read every image once and in order."""
+
+def _errors(record: Mapping[str, Any]) -> dict[str, float]:
+    return {f"{key}_error": 100 - record[key] for key in ("top1", "top5") if record.get(key) is not None}
+
+
+def _check_localization(context: SuiteContext) -> None:
+    subject = context.subject
+    if not hasattr(subject.dataset, "boxes"):
+        raise UserError(
+            f"{subject.settings.name} has no boxes: localization is measured on cub200, on fashion_mnist_canvas, or on "
+            "ImageNet with --boxes FOLDER (of its XML annotations)."
+        )
+    check_has_cam(subject.classifier.network, subject.classifier.spec.input_size)
+
+
+def _attacked(record: Mapping[str, Any]) -> dict[str, str | None]:
+    """Say on how many images each attack is measured."""
+    attacks = {"images": "fgsm", "pgd_images": "pgd"}
+    return {
+        name: _counts([row for row in record["rows"] if row["attack"] == attack]) for name, attack in attacks.items()
+    }
+
+
+def _counts(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say on how many images the rows are measured, which may be a part of the split."""
+    return " or ".join(f"{count:,}" for count in dict.fromkeys(row["count"] for row in rows)) or None
+
+
+def _check_corrupted(context: SuiteContext) -> None:
+    if context.settings.corrupted is not None:
+        open_released(context.settings.corrupted, context.subject)
+
+
+SUITES: dict[str, Suite] = {
+    "accuracy": Suite(
+        "Accuracy",
+        "The share of images whose likeliest class is the label (top-1), or whose label is among the five likeliest "
+        "(top-5). Balanced accuracy is the mean recall of the classes, macro F1 the mean of their F1.",
+        measure=lambda context: measure_accuracy(context.subject, context.classes),
+        metrics=(
+            Metric("top1", "top-1 accuracy (%)", 2, "highest", "top1"),
+            Metric("top1_error", "top-1 error (%)"),
+            Metric("top5", "top-5 accuracy (%)", 2, "highest"),
+            Metric("top5_error", "top-5 error (%)"),
+            Metric("balanced_accuracy", "balanced accuracy (%)", 2, "highest"),
+            Metric("macro_f1", "macro F1 (%)", 2, "highest"),
+            Metric("loss", "cross-entropy (nats)", 4),
+        ),
+        settings=_IMAGES,
+        keys=("index", "class"),
+        values={"recall": "recall (%)", "precision": "precision (%)", "f1": "F1 (%)"},
+        in_order=True,
+        complete=_errors,
+        draw=lambda records, _: plots.draw_confusions(records),
+        paper_table=paper_numbers.accuracy_table,
+    ),
+    "calibration": Suite(
+        "Calibration",
+        "Whether what gets a probability of p is right in a share p of the cases. Images are sorted by the probability "
+        "of the likeliest class, the confidence, into 15 bins of equal width; the expected calibration error (ECE) is "
+        "the mean distance of accuracy and confidence over the bins, weighted by their images. The Brier score goes "
+        "from 0 to 2. A temperature is fitted on one half of the images; what is called held out is of the other half.",
+        measure=lambda context: measure_calibration(context.subject),
+        metrics=(
+            Metric("ece", "expected calibration error", 4, "lowest", "ece"),
+            Metric("confidence_minus_accuracy", "confidence - accuracy", 4, "nearest to 0"),
+            Metric("confidence", "mean confidence", 4, None),
+            Metric("accuracy", "accuracy", 4, "highest"),
+            Metric("brier", "Brier score", 4),
+            Metric("nll", "negative log-likelihood (nats)", 4),
+            Metric("temperature", "temperature", 3, None),
+            Metric("held_out_ece_before", "ECE, held out, as it is", 4),
+            Metric("held_out_ece_after", "ECE, held out, with the temperature", 4),
+            Metric("held_out_nll_before", "NLL, held out, as it is", 4),
+            Metric("held_out_nll_after", "NLL, held out, with the temperature", 4),
+        ),
+        settings=_IMAGES,
+        keys=("lower", "upper"),
+        values={"count": "images", "confidence": "confidence", "accuracy": "accuracy"},
+        in_order=True,
+        draw=lambda records, _: plots.draw_each("reliability", plots.draw_reliability, records),
+        paper=_NOT_IN_PAPER,
+    ),
+    "localization": Suite(
+        "Localization",
+        "A box is drawn around what the class activation map of the true class marks, and compared with the true box. "
+        "GT-known counts boxes that overlap enough, top-1 localization those of images whose class is right too. The "
+        "centre box and the full box need no network.",
+        measure=lambda context: measure_localization(context.subject, context.settings.protocol),
+        metrics=(
+            Metric("top1_loc", "top-1 localization (%)", 2, "highest", "top1_loc"),
+            Metric("gt_known", "GT-known localization (%)", 2, "highest", "gt_known"),
+            Metric("top1", "top-1 accuracy (%)", 2, "highest"),
+            Metric("max_box_acc", "MaxBoxAcc (%)", 2, "highest", "max_box_acc"),
+            Metric("max_box_acc_threshold", "its threshold", 3, None),
+            Metric("max_box_acc_v2", "MaxBoxAccV2 (%)", 2, "highest"),
+            Metric("centre_box_gt_known", "GT-known of the centre box (%)", 2, None),
+            Metric("full_box_gt_known", "GT-known of the full box (%)", 2, None),
+        ),
+        settings={"protocol": "protocol", "rule": "rule", "map_size": "size of the map", **_IMAGES},
+        check=_check_localization,
+        complete=lambda record: {"rule": _RULES[record["protocol"]]},
+        draw=lambda records, arrays: {"box_accuracy": plots.draw_box_accuracy(records), **draw_all_cams(arrays)},
+        paper_table=paper_numbers.localization_table,
+    ),
+    "adversarial": Suite(
+        "Adversarial attacks",
+        "Top-1 accuracy after each image was changed against the network, which the attacker knows: FGSM takes one "
+        "step along the sign of the gradient, PGD several, and no pixel moves by more than the budget. In pixel space, "
+        "pixels stay between black and white. PGD stands beside FGSM because a gradient that points away from nearby "
+        "errors resists FGSM alone.",
+        measure=lambda context: measure_adversarial(
+            context.subject,
+            budgets=context.settings.budgets,
+            pgd_budgets=context.settings.pgd_budgets,
+            pgd_steps=context.settings.pgd_steps,
+        ),
+        metrics=(
+            Metric("clean_top1", "top-1 accuracy, clean (%)", 2, "highest"),
+            Metric("fgsm_top1_at_8", "top-1 accuracy, FGSM at 8/255 (%)", 2, "highest", "fgsm_top1_at_8"),
+            Metric("pgd_top1_at_8", "top-1 accuracy, PGD at 8/255 (%)", 2, "highest", "pgd_top1_at_8"),
+        ),
+        settings={"pgd_steps": "steps of PGD", **_ROWS, "pgd_images": "images, PGD"},
+        keys=("attack", "space", "budget"),
+        values={"top1": "top-1 accuracy (%)", "count": "images"},
+        complete=_attacked,
+        draw=lambda records, _: plots.draw_budgets(records),
+        paper_table=paper_numbers.adversarial_table,
+    ),
+    "occlusion": Suite(
+        "Occlusion",
+        "Top-1 error on images of which a square at the centre is hidden (centre), or all but that square (boundary). "
+        "The means are over the sides of the square, from 0 to the whole image.",
+        measure=lambda context: measure_occlusion(context.subject, fill=context.settings.fill),
+        metrics=(
+            Metric("clean_error", "top-1 error, clean (%)"),
+            Metric("mean_error_centre", "mean top-1 error, centre hidden (%)", 2, "lowest", "occlusion_error_centre"),
+            Metric(
+                "mean_error_boundary", "mean top-1 error, boundary hidden (%)", 2, "lowest", "occlusion_error_boundary"
+            ),
+        ),
+        settings={"fill": "hidden pixels are", **_ROWS},
+        keys=("where", "side"),
+        values={"top1_error": "top-1 error (%)"},
+        complete=lambda record: {"images": _counts(record["rows"])},
+        draw=lambda records, _: {
+            f"occlusion_{where}": plots.draw_occlusion(records, where) for where in ("centre", "boundary")
+        },
+        paper=_CURVES_ONLY,
+    ),
+    "in_between": Suite(
+        "Between two classes",
+        "Pairs of images are mixed, by Mixup or by a square of the one in the centre of the other; it is an error if "
+        "the likeliest class is the label of neither. The means are over the shares.",
+        measure=lambda context: measure_in_between(context.subject),
+        metrics=(
+            Metric("mean_error_mixup", "mean error between classes, Mixup (%)", 2, "lowest", "in_between_error_mixup"),
+            Metric(
+                "mean_error_cutmix", "mean error between classes, CutMix (%)", 2, "lowest", "in_between_error_cutmix"
+            ),
+        ),
+        settings={"pairs": "pairs", "same_class_pairs": "of them within a class"},
+        keys=("mix", "lam"),
+        values={"error": "neither class named (%)"},
+        check=lambda context: check_pairs(context.subject.limited_size),
+        draw=lambda records, _: {
+            f"in_between_{mix}": plots.draw_in_between(records, mix) for mix in ("mixup", "cutmix")
+        },
+        paper=_CURVES_ONLY,
+    ),
+    "ood": Suite(
+        "Out-of-distribution detection (OOD)",
+        "How well the confidence tells the images of the dataset from those of other sets: TNR at 95 % TPR is the part "
+        "of the others below the threshold that 95 % of the dataset reach, AUROC the part of the pairs that are in "
+        "order, detection accuracy the best mean of both rates. Each set counts the same in the means.",
+        measure=lambda context: measure_ood(context.subject, context.ood_sets),
+        metrics=(
+            Metric("mean.auroc", "OOD mean AUROC (%)", 2, "highest", "ood_auroc"),
+            Metric("mean.tnr_at_tpr95", "OOD mean TNR at 95 % TPR (%)", 2, "highest", "ood_tnr_at_tpr95"),
+            Metric("mean.detection_accuracy", "OOD mean detection accuracy (%)", 2, "highest"),
+            Metric("mean_without_noise.auroc", "OOD mean AUROC, without noise (%)", 2, "highest"),
+            Metric("mean_without_noise.tnr_at_tpr95", "OOD mean TNR at 95 % TPR, without noise (%)", 2, "highest"),
+            Metric(
+                "mean_without_noise.detection_accuracy", "OOD mean detection accuracy, without noise (%)", 2, "highest"
+            ),
+        ),
+        settings={"sets": "sets", "in_distribution": "images of the dataset"},
+        keys=("set", "kind"),
+        values={
+            "count": "images",
+            "auroc": "AUROC (%)",
+            "tnr_at_tpr95": "TNR at 95 % TPR (%)",
+            "detection_accuracy": "detection accuracy (%)",
+        },
+        check=lambda context: check_classes(context.subject.classifier.num_classes),
+        check_told=lambda context: context.ood_sets,
+        complete=lambda record: {
+            "sets": ", ".join(sorted(f"{row['set']} ({row['count']:,})" for row in record["rows"]))
+        },
+        draw=lambda records, _: plots.draw_each("ood", plots.draw_ood, records),
+        paper_table=paper_numbers.ood_table,
+    ),
+    "corruption": Suite(
+        "Corruptions",
+        "Top-1 error on corrupted images, with five severities of each corruption. mCE, of ImageNet-C only, divides "
+        "the error of each corruption by AlexNet's.",
+        measure=lambda context: measure_corruption(context.subject, context.settings.corrupted),
+        metrics=(
+            Metric("clean_error", "top-1 error, clean (%)"),
+            Metric("mean_error", "mean top-1 error, corrupted (%)", 2, "lowest", "corruption_error"),
+            Metric("mce", "mCE (%)", 2, "lowest", "mce"),
+        ),
+        settings={"source": "corruptions", "note": "note", **_ROWS},
+        keys=("corruption", "severity"),
+        values={"error": "top-1 error (%)"},
+        check_told=_check_corrupted,
+        complete=lambda record: {"images": _counts(record["rows"])},
+        draw=lambda records, _: {
+            "corruptions": plots.draw_corruptions(records),
+            "severity": plots.draw_severity(records),
+        },
+        paper=_NOT_IN_PAPER,
+    ),
+    "probe": Suite(
+        "Linear probe",
+        "Accuracy of logistic regression on the features of the frozen network. Its penalty is chosen on a part of the "
+        "training images.",
+        measure=lambda context: measure_probe(*context.probed),
+        metrics=(
+            Metric("top1", "top-1 accuracy of the probe (%)", 2, "highest", "probe_top1"),
+            Metric("balanced_accuracy", "balanced accuracy of the probe (%)", 2, "highest"),
+            Metric("l2", "chosen penalty (L2)", 6, None),
+            Metric("features", "features", 0, None),
+        ),
+        settings={"probed_on": "images from", "train_images": "training images", **_IMAGES},
+        keys=("l2",),
+        values={"validation_top1": "top-1 accuracy on the part held out (%)"},
+        needs_classes=False,
+        check=lambda context: context.settings.probe_on is not None or context.probed,
+        check_told=lambda context: context.probed,
+        paper=_NOT_IN_PAPER,
+    ),
+}
+"""In the order in which they are measured and reported."""
+
+
+def main_metrics() -> dict[str, Metric]:
+    """List the main numbers of all suites, by what they are called in the CSV file."""
+    return {column: metric for suite in SUITES.values() for column, metric in suite.main.items()}
 
 
 def possible_suites(context: SuiteContext) -> list[str]:
@@ -184,34 +315,34 @@ def check_suites(suites: Sequence[str], context: SuiteContext) -> None:
     """
     for name in suites:
         _check_possible(name, context)
-    if "ood" in suites:
-        _ = context.ood_sets
-    if "corruption" in suites and context.settings.corrupted is not None:
-        open_released(context.settings.corrupted, context.subject)
-    if "probe" in suites:
-        _ = context.probed
+    for name in suites:
+        SUITES[name].check_told(context)
 
 
 def _check_possible(suite: str, context: SuiteContext) -> None:
     """Check that the model and the data that is evaluated allow a suite, whatever it is told."""
-    subject = context.subject
-    name = subject.settings.name
-    if suite in ON_STREAMS:
-        return
-    if not is_random_access(subject.dataset):
+    if not SUITES[suite].in_order and not is_random_access(context.subject.dataset):
+        in_order = " and ".join(name for name, each in SUITES.items() if each.in_order)
         raise UserError(
-            f"{suite} takes images by their places, and {name} is a stream; a stream allows {' and '.join(ON_STREAMS)}."
+            f"{suite} takes images by their places, and {context.subject.settings.name} is a stream; a stream allows "
+            f"{in_order}."
         )
-    if suite == "localization":
-        if context.localized is None:
-            raise UserError(
-                f"{name} has no boxes: localization is measured on cub200, on fashion_mnist_canvas, or on ImageNet "
-                "with --boxes FOLDER (of its XML annotations)."
-            )
-        check_has_cam(subject.classifier.network, subject.classifier.spec.input_size)
-    if suite == "in_between":
-        check_pairs(_at_most(subject.size, subject.limit))
-    if suite == "ood":
-        check_classes(subject.classifier.num_classes)
-    if suite == "probe" and context.settings.probe_on is None:
-        _ = context.probed
+    SUITES[suite].check(context)
+
+
+def draw_suite(suite: str, records: Records, arrays: Mapping[str, Arrays] | None = None) -> dict[str, Figure]:
+    """Draw all pictures of a suite.
+
+    Args:
+        suite: its name.
+        records: what was found, by the model's name; ``None`` keeps the colour of a model of which nothing was. At
+            least one has something.
+        arrays: what its npz files hold, by the model's name, where there are any.
+
+    Returns:
+        Figures by names that may be files' names; none for a suite without pictures.
+
+    Raises:
+        UserError: if matplotlib is not installed.
+    """
+    return SUITES[suite].draw(with_short_names(records), arrays or {})

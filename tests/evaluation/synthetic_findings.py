@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from cutmix_zoo.evaluation.findings import Findings
-from cutmix_zoo.evaluation.report_suites import SUITES
 from cutmix_zoo.evaluation.results import ResultFolder
+from cutmix_zoo.evaluation.suites import SUITES
 from cutmix_zoo.training.files import write_json, write_lines
 from cutmix_zoo.training.recipe import dump_recipe, load_recipe
 from cutmix_zoo.training.run import RunFolder
@@ -137,7 +137,7 @@ def _adversarial(skill: float) -> Findings:
     rows = [row("fgsm", space, budget, 10_000) for space in ("pixel", "normalized") for budget in budgets]
     rows += [row("pgd", "pixel", budget, 2000) for budget in (2.0, 4.0, 8.0)]
     at_8 = {each["attack"]: each["top1"] for each in rows if each["space"] == "pixel" and each["budget"] == 8}
-    numbers = {"fgsm_top1_at_8": at_8["fgsm"], "pgd_top1_at_8": at_8["pgd"], "pgd_steps": 10, "clipped": True}
+    numbers = {"fgsm_top1_at_8": at_8["fgsm"], "pgd_top1_at_8": at_8["pgd"], "pgd_steps": 10}
     return Findings({"clean_top1": 93.0, **numbers}, rows)
 
 
@@ -210,7 +210,8 @@ def _corruption(skill: float) -> Findings:
 def _probe(skill: float) -> Findings:
     rows = [{"l2": 10.0**power, "validation_top1": 90 * skill - abs(power + 2)} for power in range(-5, 1)]
     numbers = {"top1": 90 * skill, "balanced_accuracy": 89 * skill, "l2": 0.01, "train_images": 2000}
-    return Findings({**numbers, "count": 10_000, "features": 64, "fitted_on": "digits train"}, rows)
+    where = {"fitted_on": "digits train", "probed_on": "digits"}
+    return Findings({**numbers, "count": 10_000, "features": 64, **where}, rows)
 
 
 _MAKE = {

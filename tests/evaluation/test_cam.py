@@ -8,13 +8,7 @@ from torch import nn
 from torchcam.methods import CAM
 
 from cutmix_zoo.errors import UserError
-from cutmix_zoo.evaluation.cam import (
-    check_has_cam,
-    class_activation_maps,
-    feature_maps,
-    pooled_logits,
-    weigh_features,
-)
+from cutmix_zoo.evaluation.cam import check_has_cam, feature_maps, pooled_logits, weigh_features
 
 TINY_SWIN = {"img_size": (64, 128), "window_size": 2, "embed_dim": 12, "depths": (1,) * 4, "num_heads": (1,) * 4}
 
@@ -50,7 +44,8 @@ def test_mean_of_a_map_and_bias_are_the_logit(
         bias.copy_(noise(7))
         inputs, classes = noise(5, *size), torch.tensor([6, 0, 2, 2, 5])
         logits = network(inputs)
-        maps = class_activation_maps(network, inputs, classes)
+        features = feature_maps(network, inputs)
+        maps = weigh_features(network, features, classes)
         assert maps.shape == (5, *expected)
         assert check_has_cam(network, size) == expected
         effect = logits.gather(1, classes[:, None])[:, 0] - bias[classes]
@@ -58,7 +53,7 @@ def test_mean_of_a_map_and_bias_are_the_logit(
         torch.testing.assert_close(maps.mean((1, 2)), effect, rtol=1e-3, atol=1e-5)
         assert maps.std((1, 2)).min() > 1e-5
         assert maps.min() < 0
-        torch.testing.assert_close(pooled_logits(network, feature_maps(network, inputs)), logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(pooled_logits(network, features), logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "layer"), [("resnet18", "layer4"), ("cifar_resnet8", "layer3")])
@@ -68,14 +63,16 @@ def test_maps_are_those_of_torchcam(name: str, layer: str) -> None:
     with CAM(network, layer, "fc") as extractor, torch.no_grad():
         network(inputs)
         (expected,) = extractor(classes.tolist(), normalized=False)
-    torch.testing.assert_close(class_activation_maps(network, inputs, classes), expected, rtol=1e-4, atol=1e-5)
+        maps = weigh_features(network, feature_maps(network, inputs), classes)
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_permuted_batch_has_permuted_maps() -> None:
     network, inputs, classes = make("cifar_resnet8"), noise(6, 3, 32, 32), torch.arange(6)
     order = torch.tensor([4, 2, 0, 5, 1, 3])
-    maps = class_activation_maps(network, inputs, classes)
-    torch.testing.assert_close(class_activation_maps(network, inputs[order], classes[order]), maps[order])
+    maps = weigh_features(network, feature_maps(network, inputs), classes)
+    permuted = weigh_features(network, feature_maps(network, inputs[order]), classes[order])
+    torch.testing.assert_close(permuted, maps[order])
 
 
 def test_features_are_weighed_one_image_at_a_time() -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cutmix_zoo.evaluation.ood_sets import PAPER_SETS
-from cutmix_zoo.evaluation.paper_numbers import OOD_MEANS, OOD_SETS, paper_table
+from cutmix_zoo.evaluation.paper_numbers import OOD_MEANS, OOD_SETS, PaperTable
+from cutmix_zoo.evaluation.suites import SUITES
 
 IMAGENET: dict[str, Any] = {
     "dataset": "imagenet",
@@ -40,6 +41,10 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "Table 11": ("adversarial", {**IMAGENET, "fgsm_top1_at_8": 9.0}, "resnet50"),
     "Tables 12 and A2": ("ood", {**CIFAR100, "paper_sets": True}, "cifar_pyramidnet200_a240"),
 }
+
+
+def paper_table(suite: str, record: dict[str, Any], architecture: str | None) -> PaperTable | None:
+    return SUITES[suite].paper_table(record, architecture)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.cam_plots import draw_cams
-from cutmix_zoo.evaluation.figures import COLOURS, plot_style
+from cutmix_zoo.evaluation.figures import COLOURS, plot_style, save_figures
 from cutmix_zoo.evaluation.findings import load_arrays
 from cutmix_zoo.evaluation.plots import (
     draw_box_accuracy,
@@ -25,10 +25,9 @@ from cutmix_zoo.evaluation.plots import (
     draw_ood,
     draw_reliability,
     draw_severity,
-    draw_suite,
     draw_training,
-    save_plots,
 )
+from cutmix_zoo.evaluation.suites import draw_suite
 from tests.evaluation.synthetic_findings import CLASSES, CORRUPTIONS, OOD_KINDS, make_arrays, make_findings, make_record
 
 PICTURES = {
@@ -377,21 +376,14 @@ def test_the_users_own_style_does_not_count_and_is_left_alone() -> None:
     assert figure.axes[0].xaxis.label.get_fontsize() == 9
 
 
-def test_pictures_of_one_model_are_written_beside_its_findings(tmp_path: Path) -> None:
-    np.savez(tmp_path / "localization.npz", **make_findings("localization").arrays)
-    files = save_plots(tmp_path, "localization", make_record("localization"))
+def test_pictures_are_written_on_white_into_a_folder_that_is_made(tmp_path: Path) -> None:
+    arrays = {"model": make_findings("localization").arrays}
+    files = save_figures(draw_suite("localization", {"model": make_record("localization")}, arrays), tmp_path / "plots")
     assert sorted(files) == sorted((tmp_path / "plots").iterdir())
     assert {file.name for file in files} == {"box_accuracy.png", "cams.png"}
     for file in files:
         with Image.open(file) as picture:
             assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_pictures_do_without_arrays_and_a_suite_may_have_none(tmp_path: Path) -> None:
-    assert [file.name for file in save_plots(tmp_path, "localization", make_record("localization"))] == [
-        "box_accuracy.png"
-    ]
-    assert save_plots(tmp_path, "probe", make_record("probe")) == []
 
 
 def test_arrays_are_read_back_and_nothing_is_unpickled(tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def test_what_can_be_told_apart_is_told_apart_whatever_the_networks_classes() ->
         "unreadable": [],
         "features": 5,
         "fitted_on": "spots some",
+        "probed_on": "spots",
     }
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluate import EvaluateOptions, evaluate
 from cutmix_zoo.evaluation.report import command, make_parser, report
-from cutmix_zoo.evaluation.report_suites import SUITES
-from cutmix_zoo.evaluation.suites import SuiteSettings
+from cutmix_zoo.evaluation.suite_context import SuiteSettings
+from cutmix_zoo.evaluation.suites import SUITES
 from cutmix_zoo.models import export_model
 from cutmix_zoo.train import train
 from cutmix_zoo.training.recipe import load_recipe

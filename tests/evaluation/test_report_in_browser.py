@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cutmix_zoo.evaluation.report import report
-from cutmix_zoo.evaluation.report_suites import SUITES
+from cutmix_zoo.evaluation.suites import SUITES
 from tests.evaluation.synthetic_findings import write_evaluation, write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from cutmix_zoo.evaluation.report_folders import read_folders
-from cutmix_zoo.evaluation.report_suites import SUITES
 from cutmix_zoo.evaluation.report_table import result_rows
+from cutmix_zoo.evaluation.suites import SUITES
 from cutmix_zoo.training.files import read_json, write_json
 from tests.evaluation.synthetic_findings import make_record, write_evaluation, write_run
 

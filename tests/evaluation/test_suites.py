@@ -14,7 +14,9 @@ from cutmix_zoo.data.settings import DataSettings, input_spec
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.classifier import Classifier
 from cutmix_zoo.evaluation.subject import Subject
-from cutmix_zoo.evaluation.suites import SUITES, SuiteContext, SuiteSettings, check_suites, possible_suites
+from cutmix_zoo.evaluation.suite_context import SuiteContext, SuiteSettings
+from cutmix_zoo.evaluation.suites import SUITES, check_suites, main_metrics, possible_suites
+from tests.evaluation.synthetic_findings import make_record
 
 
 def context(settings: DataSettings, limit: int | None = 4, classes: int = 10, **told: Any) -> SuiteContext:
@@ -39,22 +41,20 @@ def fashion(tiny_data: Path) -> DataSettings:
 
 def test_a_dataset_with_boxes_is_localized(canvas: DataSettings) -> None:
     own = context(canvas)
-    assert own.localized is own.subject
     assert possible_suites(own) == list(SUITES)
-    assert SUITES["localization"](own).numbers["count"] == 4
+    assert SUITES["localization"].measure(own).numbers["count"] == 4
 
 
 def test_without_boxes_localization_is_refused_and_not_among_all(image_folder: Path) -> None:
     images = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     plain = context(DataSettings("folder", root=str(image_folder), workers=0, **images))
-    assert plain.localized is None
     assert possible_suites(plain) == [name for name in SUITES if name != "localization"]
     with pytest.raises(UserError, match="folder has no boxes: "):
         check_suites(["localization"], plain)
 
 
 def test_the_protocol_of_localization_is_chosen(canvas: DataSettings) -> None:
-    numbers = SUITES["localization"](context(canvas, protocol="wsol")).numbers
+    numbers = SUITES["localization"].measure(context(canvas, protocol="wsol")).numbers
     assert numbers["protocol"] == "wsol"
     assert "max_box_acc_v2" in numbers
 
@@ -111,7 +111,7 @@ def test_what_is_possible_can_be_measured(canvas: DataSettings, classes: int, su
     assert possible
     check_suites(possible, small)
     for name in possible:
-        assert SUITES[name](small).numbers
+        assert SUITES[name].measure(small).numbers
 
 
 def test_a_network_without_maps_is_refused_before_anything_is_measured(canvas: DataSettings) -> None:
@@ -124,25 +124,25 @@ def test_a_network_without_maps_is_refused_before_anything_is_measured(canvas: D
 
 def test_budgets_and_fill_reach_their_suites(fashion: DataSettings) -> None:
     told = context(fashion, budgets=(0.0, 3.0), pgd_budgets=(5.0,), pgd_steps=2, fill="black")
-    found = SUITES["adversarial"](told)
+    found = SUITES["adversarial"].measure(told)
     fgsm = [row for row in found.rows if row["attack"] == "fgsm" and row["space"] == "pixel"]
     assert [row["budget"] for row in fgsm] == [0.0, 3.0]
     assert [row["budget"] for row in found.rows if row["attack"] == "pgd"] == [5.0]
     assert found.numbers["pgd_steps"] == 2
-    assert SUITES["occlusion"](told).numbers["fill"] == "black"
+    assert SUITES["occlusion"].measure(told).numbers["fill"] == "black"
 
 
 def test_sets_are_named_by_themselves_or_by_a_folder_of_them(fashion: DataSettings, image_folder: Path) -> None:
-    found = SUITES["ood"](context(fashion, ood=("noise=uniform", str(image_folder / "val"))))
+    found = SUITES["ood"].measure(context(fashion, ood=("noise=uniform", str(image_folder / "val"))))
     assert [(row["set"], row["count"]) for row in found.rows] == [("noise", 30), ("ant", 2), ("bee", 2), ("cat", 2)]
     with pytest.raises(UserError, match="--ood names ant twice"):
-        SUITES["ood"](context(fashion, ood=(f"ant={image_folder}", str(image_folder / "val"))))
+        SUITES["ood"].measure(context(fashion, ood=(f"ant={image_folder}", str(image_folder / "val"))))
 
 
 def test_released_corruptions_are_read_from_their_folder(fashion: DataSettings, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=str(tmp_path)):
         check_suites(["corruption"], context(fashion, corrupted=tmp_path))
-    assert SUITES["corruption"](context(fashion)).numbers["source"] == "own"
+    assert SUITES["corruption"].measure(context(fashion)).numbers["source"] == "own"
 
 
 def test_released_corruptions_of_other_data_are_refused_before_anything_is_measured(
@@ -156,9 +156,43 @@ def test_released_corruptions_of_other_data_are_refused_before_anything_is_measu
 
 
 def test_a_probe_is_made_on_the_dataset_itself_or_on_another(fashion: DataSettings, image_folder: Path) -> None:
-    own = SUITES["probe"](context(fashion, limit=40)).numbers
+    own = SUITES["probe"].measure(context(fashion, limit=40)).numbers
     assert (own["probed_on"], own["count"], own["train_images"]) == ("fashion_mnist", 30, 40)
     with pytest.raises(UserError, match="--probe-root is the folder of --probe-on"):
         check_suites(["probe"], context(fashion, probe_root=str(image_folder)))
-    other = SUITES["probe"](context(fashion, 11, probe_on="folder", probe_root=str(image_folder))).numbers
+    other = SUITES["probe"].measure(context(fashion, 11, probe_on="folder", probe_root=str(image_folder))).numbers
     assert (other["probed_on"], other["count"], other["train_images"]) == ("folder", 6, 11)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_what_is_reported_is_in_the_record(suite: str) -> None:
+    declared = SUITES[suite]
+    record = {**make_record(suite), **declared.complete(make_record(suite))}
+    missing = {metric.key for metric in declared.metrics if metric.read(record) is None}
+    assert missing <= {"max_box_acc", "max_box_acc_threshold", "max_box_acc_v2", "mce"}  # of other protocols and data
+    for row in record["rows"]:
+        assert {*declared.keys, *(declared.values or {})} <= set(row)
+    assert set(declared.all_settings) <= set(record)
+
+
+def test_columns_of_the_csv_file_have_names_of_their_own() -> None:
+    columns = [metric.column for suite in SUITES.values() for metric in suite.metrics if metric.column]
+    assert list(main_metrics()) == columns
+
+
+def test_errors_are_what_is_missing_to_all() -> None:
+    assert SUITES["accuracy"].complete({"top1": 93.5, "rows": []}) == {"top1_error": 6.5}
+
+
+def test_images_that_were_measured_are_those_of_the_rows() -> None:
+    record = {"count": 10_000, "rows": [{"attack": "fgsm", "count": 10_000}, {"attack": "pgd", "count": 2000}]}
+    assert SUITES["adversarial"].complete(record) == {"images": "10,000", "pgd_images": "2,000"}
+    assert SUITES["occlusion"].complete(record) == {"images": "10,000 or 2,000"}
+    assert SUITES["corruption"].complete({"rows": []}) == {"images": None}
+
+
+def test_a_localization_says_its_rule_and_detection_its_sets() -> None:
+    assert "0.15" in SUITES["localization"].complete({"protocol": "paper"})["rule"]
+    assert "MaxBoxAcc" in SUITES["localization"].complete({"protocol": "wsol"})["rule"]
+    rows = [{"set": "uniform", "count": 2000}, {"set": "digits", "count": 1797}]
+    assert SUITES["ood"].complete({"rows": rows}) == {"sets": "digits (1,797), uniform (2,000)"}
