@@ -16,7 +16,7 @@ from cutmix_zoo.bench import mixing, models, training
 from cutmix_zoo.checks import positive_number, whole_number
 from cutmix_zoo.data.gallery import draw_every_method
 from cutmix_zoo.data.image_files import find_images
-from cutmix_zoo.errors import UserError, prepare_new_file, run_command
+from cutmix_zoo.errors import UserError, prepare_new_file, run_command, write_errors
 from cutmix_zoo.evaluation import report
 from cutmix_zoo.evaluation.loading import load_network
 from cutmix_zoo.evaluation.predict import predict as predict_files
@@ -62,10 +62,8 @@ def recipes(arguments: Sequence[str]) -> None:
     source = find_shipped(options.copy)
     target: Path = options.output or Path(f"{options.copy}.yaml")
     prepare_new_file(target)
-    try:
+    with write_errors(target):
         target.write_bytes(source.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error}") from error
     _print(f"wrote {target}; train it with: cutmix-zoo train --config {target}")
 
 
@@ -148,10 +146,8 @@ def bench(arguments: Sequence[str]) -> None:
         table = models.format_table(result)
     _print(table)
     if options.json:
-        try:
+        with write_errors(options.json):
             write_json(options.json, result)
-        except OSError as error:
-            raise UserError(f"cannot write {options.json}: {error}") from error
 
 
 def import_(arguments: Sequence[str]) -> None:
@@ -289,7 +285,8 @@ def publish(arguments: Sequence[str]) -> None:
     done = "proposed to" if options.create_pr else "published"
     _print(f"{done} {options.repo} at {commit}\n{json.dumps(row, indent=2)}")
     if options.zoo_json:
-        write_text(options.zoo_json, extended(options.zoo_json, row, name))
+        with write_errors(options.zoo_json):
+            write_text(options.zoo_json, extended(options.zoo_json, row, name))
         _print(f"wrote {options.zoo_json}")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -75,6 +76,19 @@ def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
     return f"did you mean {prefix}{near[0]}? " if near else ""
 
 
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Say of what the disk does not take in a block that it was to go to a file or folder.
+
+    Raises:
+        UserError: for every OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+
+
 def prepare_new_file(file: Path) -> None:
     """Make the folder of a file that is to be written, which must not exist yet.
 
@@ -83,10 +97,8 @@ def prepare_new_file(file: Path) -> None:
     """
     if file.exists():
         raise UserError(f"{file} exists and is not overwritten; choose another file.")
-    try:
+    with write_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error}") from error
 
 
 def run_command(command: Callable[[Sequence[str]], None], program: str, arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from cutmix_zoo.checks import require_count, whole_number
 from cutmix_zoo.data.datasets import check_labels, class_names, open_split
 from cutmix_zoo.data.imagenet_boxes import with_boxes
 from cutmix_zoo.data.settings import DataSettings, input_spec, validation_name
-from cutmix_zoo.errors import UserError, did_you_mean, one_line, run_command
+from cutmix_zoo.errors import UserError, did_you_mean, one_line, run_command, write_errors
 from cutmix_zoo.evaluation.classifier import Classifier
 from cutmix_zoo.evaluation.figures import save_figures
 from cutmix_zoo.evaluation.loading import load_network
@@ -33,7 +33,8 @@ from cutmix_zoo.evaluation.suite_context import SuiteContext, SuiteSettings
 from cutmix_zoo.evaluation.suites import SUITES, check_suites, draw_suite, possible_suites
 from cutmix_zoo.models.labels import known_label_names
 from cutmix_zoo.training.environment import environment
-from cutmix_zoo.training.launch import is_first_process, leave, make_accelerator, on_main, one_process_first, say
+from cutmix_zoo.training.launch import leave, make_accelerator, on_main, one_process_first, say
+from cutmix_zoo.training.memory import within_memory
 from cutmix_zoo.training.recipe import dump_recipe, load_recipe, public_recipe
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.training.settings import EvaluateSettings, RuntimeSettings
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from cutmix_zoo.evaluation.findings import Findings
     from cutmix_zoo.training.settings import Recipe
 
 T = TypeVar("T")
@@ -90,6 +92,7 @@ class EvaluateOptions:
                 require_count(key, getattr(self, key))
 
 
+@within_memory("the evaluation", "lower --batch-size")
 def evaluate(
     model: str,
     on: str | None = None,
@@ -118,8 +121,8 @@ def evaluate(
         beside those of the split, say in ``unreadable`` which of them were left out.
 
     Raises:
-        UserError: if the model or the data cannot be had or do not belong together, a suite cannot be made of them, or
-            the folder holds other results.
+        UserError: if the model or the data cannot be had or do not belong together, a suite cannot be made of them,
+            the folder holds other results or cannot be written to, or the memory is not enough.
     """
     options = options or EvaluateOptions()
     _check_names(suites or ())
@@ -148,19 +151,32 @@ def evaluate(
         about["unreadable"] = subject.unreadable
         if folder is not None:
             on_main(subject.accelerator, lambda: folder.check({"count": head["count"]}, ()))
-    if folder is not None and is_first_process():
-        folder.write_about({**head, **weights, **about, "command": options.command, **_about(context, recipe, model)})
-        if knows_classes:
-            folder.write_predictions(subject.clean, sample_names(subject.dataset, subject.size))
+    if folder is not None:
+        about = {**head, **weights, **about, "command": options.command, **_about(context, recipe, model)}
+        on_main(subject.accelerator, partial(_write_head, folder, about, subject if knows_classes else None))
     records = {}
     for name in suites:
         findings = SUITES[name].measure(context)
         records[name] = findings.record(head)
-        if folder is not None and is_first_process():
-            folder.write(name, head, findings)
-            if find_spec("matplotlib") is not None:
-                save_figures(draw_suite(name, {model: records[name]}, {model: findings.arrays}), folder.plots)
+        if folder is not None:
+            on_main(subject.accelerator, partial(_write_suite, folder, name, head, findings))
     return records
+
+
+def _write_head(folder: ResultFolder, about: Mapping[str, Any], subject: Subject | None) -> None:
+    """Write what is measured, and what the network says of every image if it knows the classes."""
+    with write_errors(folder.path):
+        folder.write_about(about)
+        if subject is not None:
+            folder.write_predictions(subject.clean, sample_names(subject.dataset, subject.size))
+
+
+def _write_suite(folder: ResultFolder, name: str, head: Mapping[str, Any], findings: Findings) -> None:
+    with write_errors(folder.path):
+        folder.write(name, head, findings)
+        if find_spec("matplotlib") is not None:
+            model = head["model"]
+            save_figures(draw_suite(name, {model: findings.record(head)}, {model: findings.arrays}), folder.plots)
 
 
 def _all_suites(context: SuiteContext, folder: ResultFolder | None) -> list[str]:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cutmix_zoo.checks import whole_number
-from cutmix_zoo.errors import UserError, run_command
+from cutmix_zoo.errors import UserError, run_command, write_errors
 from cutmix_zoo.train import train
 from cutmix_zoo.training.files import write_json
 from cutmix_zoo.training.launch import is_first_process, is_launched, leave, process_count, say
+from cutmix_zoo.training.lock import InUseError
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_with_launcher
 from cutmix_zoo.training.recipe import load_recipe
@@ -137,7 +138,8 @@ def sweep(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
 
     Raises:
         Preempted: if a signal has stopped a run; the same sweep goes on from there.
-        UserError: if ``sweep.json`` cannot be written, or is not one; of several processes, also if a run fails.
+        UserError: if ``sweep.json`` cannot be written, or is not one, or another launch is training one of the runs; of
+            several processes, also if a run fails.
     """
     done = []
     file = folder / SWEEP_FILE
@@ -148,6 +150,8 @@ def sweep(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
         summary, reason = None, None
         try:
             summary = train(trial.recipe, folder / trial.name, resume="auto")
+        except InUseError:  # by another launch of this sweep, which would be met again and again
+            raise
         except UserError as error:  # such as a learning rate that is too high: the others may still be of use
             if process_count() > 1:  # one process may have met it alone, and would begin the next run alone
                 raise
@@ -158,11 +162,9 @@ def sweep(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
         if summary is not None or rows.get(trial.name, {}).get("summary") is None:
             rows[trial.name] = done[-1]
         if is_first_process():
-            try:
+            with write_errors(file):
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(file, list(rows.values()))
-            except OSError as error:
-                raise UserError(f"cannot write {file}: {error}") from error
     return done
 
 

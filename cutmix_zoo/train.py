@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
 
 from cutmix_zoo.data.datasets import dataset_size
-from cutmix_zoo.errors import OneProcessError, Preempted, UserError, one_line, run_command
+from cutmix_zoo.errors import OneProcessError, Preempted, UserError, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.known import dataset_title
 from cutmix_zoo.pictures import draw_curves
@@ -26,33 +25,21 @@ from cutmix_zoo.training.environment import device_name
 from cutmix_zoo.training.files import write_json
 from cutmix_zoo.training.job import Job, make_job
 from cutmix_zoo.training.launch import is_launched, leave, make_accelerator, on_main, say
+from cutmix_zoo.training.lock import locked
 from cutmix_zoo.training.loop import fit
+from cutmix_zoo.training.memory import within_memory
 from cutmix_zoo.training.overrides import split_overrides
 from cutmix_zoo.training.preemption import stop_requests, stop_with_launcher
 from cutmix_zoo.training.preview import draw_preview
 from cutmix_zoo.training.recipe import load_recipe, public_recipe, recipe_dict
 from cutmix_zoo.training.recipe_keys import describe_keys
-from cutmix_zoo.training.run import (
-    RunFolder,
-    Status,
-    begin,
-    check_unused,
-    find_start,
-    finished_by,
-    locked,
-    read_start,
-    writing,
-)
+from cutmix_zoo.training.run import RunFolder, Status, begin, check_unused, find_start, finished_by, read_start, writing
 from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from cutmix_zoo.training.settings import Recipe
-
-
-class TooLargeError(OneProcessError):
-    """A run does not fit into memory, which like a bad sample only one of several processes may meet."""
 
 
 def train(
@@ -92,16 +79,16 @@ def train(
         finished = on_main(accelerator, partial(finished_by, folder, recipe, *launch))
         if finished is not None:
             return finished
-    with _within_memory():
-        job = make_job(recipe, accelerator)
-    progress = Progress(
-        recipe_dict(job.recipe),
-        world_size=accelerator.num_processes,
-        mixed_precision=accelerator.mixed_precision,
-        train_images=dataset_size(job.splits.train),
-    )
     with ExitStack() as until_the_end:
         on_main(accelerator, lambda: until_the_end.enter_context(locked(folder)))
+        with _within_memory():
+            job = make_job(recipe, accelerator)
+        progress = Progress(
+            recipe_dict(job.recipe),
+            world_size=accelerator.num_processes,
+            mixed_precision=accelerator.mixed_precision,
+            train_images=dataset_size(job.splits.train),
+        )
         # one process looks, so that all start from the same
         find = partial(find_start, folder, progress, resume, allow_changes=allow_changes)
         checkpoint, summary = on_main(accelerator, lambda: (find(), folder.summary()))
@@ -174,16 +161,12 @@ def _tracked_name(recipe: str, folder: RunFolder) -> str:
     return recipe if folder.path.name == recipe else f"{recipe}/{folder.path.name}"
 
 
-@contextmanager
-def _within_memory() -> Iterator[None]:
-    """Say what can be done where memory is not enough."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TooLargeError(
-            "the run does not fit into memory: set runtime.micro_batch (auto finds what fits), lower data.batch_size, "
-            f"or where a validation does not fit evaluate.batch_size. torch says: {one_line(error)}"
-        ) from error
+_within_memory = partial(
+    within_memory,
+    "the run",
+    "set runtime.micro_batch (auto finds what fits), lower data.batch_size, or where a validation does not fit "
+    "evaluate.batch_size",
+)
 
 
 def _say_how_it_ended(folder: RunFolder, error: BaseException) -> None:
@@ -192,7 +175,7 @@ def _say_how_it_ended(folder: RunFolder, error: BaseException) -> None:
         # of several processes, the one whose sample or memory it was knows why the others lost it
         if isinstance(error, OneProcessError) or not folder.has_failed():
             folder.write_status(state, f"{type(error).__name__}: {error}")
-    except OSError as again:  # a full disk, of which the error itself tells
+    except (OSError, ValueError) as again:  # such as a full disk, of which the error itself tells
         tqdm.write(f"cannot write {folder.status_file}: {again}", file=sys.stderr)
 
 

@@ -1,9 +1,11 @@
+import errno
 import hashlib
 import json
 import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ import yaml
 from PIL import Image
 
 import cutmix_zoo.evaluate
-from cutmix_zoo.errors import UserError
+from cutmix_zoo.errors import OneProcessError, UserError
 from cutmix_zoo.evaluate import EvaluateOptions, command, evaluate, make_parser
+from cutmix_zoo.evaluation.results import ResultFolder
 from cutmix_zoo.evaluation.suites import SUITES
 from cutmix_zoo.models import export_model
 
@@ -418,3 +421,29 @@ def test_a_stream_is_evaluated_into_a_folder(exported: Path, webdataset_folder: 
     assert numbers["count"] == 24
     assert predictions["name"].tolist() == [str(place) for place in range(24)]
     assert predictions["label"].tolist() == [place % 3 for place in range(24)]
+
+
+@pytest.mark.parametrize("method", ["write_about", "write_predictions", "write"])
+def test_a_disk_that_takes_no_more_is_said(
+    method: str, exported: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ResultFolder, method, full)
+    options = EvaluateOptions(root=str(tiny_data), workers=0)
+    with pytest.raises(UserError, match=rf"^cannot write {tmp_path / 'out'}: .*No space left on device"):
+        evaluate(str(exported), "fashion_mnist", output=tmp_path / "out", options=options)
+
+
+def test_what_does_not_fit_into_memory_is_said_with_what_to_do(
+    exported: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setitem(SUITES, "calibration", replace(SUITES["calibration"], measure=too_large))
+    options = EvaluateOptions(root=str(tiny_data), workers=0)
+    # one process of several may meet it alone, and has to say so itself
+    with pytest.raises(OneProcessError, match=r"^the evaluation does not fit into memory: lower --batch-size\. torch"):
+        evaluate(str(exported), "fashion_mnist", ["calibration"], options=options)

@@ -11,6 +11,7 @@ import torch
 import cutmix_zoo.sweep
 from cutmix_zoo.errors import Preempted, UserError
 from cutmix_zoo.sweep import METRICS, command, format_table, make_trials, parse_axis, sweep
+from cutmix_zoo.training.lock import InUseError
 from tests.processes import start_ranks, wait
 from tests.training.test_memory import short_of_memory
 
@@ -177,6 +178,16 @@ def test_runs_whose_names_a_folder_cannot_have_have_folders_of_their_own() -> No
     trials = make_trials("quickstart", {"model.name": names}, 1, {})
     assert len({trial.name for trial in trials}) == 4
     assert all(len(trial.name) < 200 and "/" not in trial.name for trial in trials)
+
+
+def test_a_run_that_another_launch_is_at_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(*_: object, **__: object) -> None:
+        raise InUseError("another launch is training")
+
+    monkeypatch.setattr(cutmix_zoo.sweep, "train", taken)
+    with pytest.raises(InUseError):
+        sweep(make_trials("quickstart", {}, 2, {}), tmp_path)
+    assert not (tmp_path / "sweep.json").exists()
 
 
 def test_a_sweep_of_which_every_run_fails_fails(tiny_options: dict[str, str], tmp_path: Path) -> None:

@@ -498,7 +498,10 @@ def known_labels(dataset: Any) -> NDArray[Any] | None:
             if isinstance(owner, QMNIST):
                 labels = labels[:, 0]  # beside each class it keeps who wrote the digit, and more
             return labels if labels.ndim == 1 else None
-    if samples := getattr(reader, "samples", None):
+    samples = getattr(reader, "samples", None)
+    if isinstance(samples, FileList):
+        return samples.labels
+    if samples:
         return np.asarray([label for _, label in samples])
     return None
 

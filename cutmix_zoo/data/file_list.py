@@ -14,6 +14,8 @@ class FileList(Sequence[tuple[str, int]]):
     A list of tuples does not: Python counts references in each of its objects, so that reading one copies its page of
     memory, in each worker.
 
+    Its ``labels`` are (N,) int64.
+
     Args:
         samples: file names and labels.
 
@@ -30,11 +32,11 @@ class FileList(Sequence[tuple[str, int]]):
             labels.append(label)
         self._names = b"".join(names)
         self._ends = np.cumsum([0, *map(len, names)])
-        self._labels = np.array(labels, dtype=np.int64)
+        self.labels = np.array(labels, dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[str, int]:  # type: ignore[override]  # by places alone
         place = range(len(self))[index]
-        return os.fsdecode(self._names[self._ends[place] : self._ends[place + 1]]), int(self._labels[place])
+        return os.fsdecode(self._names[self._ends[place] : self._ends[place + 1]]), int(self.labels[place])

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutmix_zoo.errors import UserError, prepare_new_file
+from cutmix_zoo.errors import UserError, prepare_new_file, write_errors
 from cutmix_zoo.evaluation.figures import save_figures
 from cutmix_zoo.evaluation.findings import csv_text
 from cutmix_zoo.evaluation.report_folders import read_folders
@@ -50,15 +50,11 @@ def report(folders: Sequence[Path], output: Path, csv: Path | None = None, plots
     figures = {name: figure for suite in drawn for name, figure in suite_figures(suite, models).items()}
     texts = [make_page(models, command), csv_text(result_rows(models))]
     for file, text in zip(files, texts, strict=False):
-        try:
+        with write_errors(file):
             write_text(file, text)
-        except OSError as error:
-            raise UserError(f"cannot write {file}: {error}") from error
     if plots is not None:
-        try:
+        with write_errors(plots):
             save_figures(figures, plots)
-        except OSError as error:
-            raise UserError(f"cannot write into {plots}: {error}") from error
 
 
 def make_parser() -> argparse.ArgumentParser:

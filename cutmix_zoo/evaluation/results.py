@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.torch
 
 from cutmix_zoo.data.datasets import is_random_access
-from cutmix_zoo.errors import UserError
+from cutmix_zoo.errors import UserError, write_errors
 from cutmix_zoo.evaluation.findings import csv_text
 from cutmix_zoo.training.files import read_json, write_json, write_text
 
@@ -82,10 +82,8 @@ class ResultFolder:
                         f"{self.path} has the results of {key} {there.get(key)!r}, not of {value!r}; choose another "
                         "folder."
                     )
-        try:
+        with write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error}") from error
 
     def write_about(self, about: Mapping[str, Any]) -> None:
         """Write what was measured, and where.

@@ -283,7 +283,7 @@ SUITES: dict[str, Suite] = {
         paper=_NOT_IN_PAPER,
     ),
 }
-"""In the order in which they are measured and reported."""
+"""In the order of a report."""
 
 
 def main_metrics() -> dict[str, Metric]:

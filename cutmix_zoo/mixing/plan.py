@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class MixPlan(LamAndPartner, ABC):
     """How one batch of images is mixed.
 
-    Its tensors live on the CPU and are moved where they are needed, without waiting for what a GPU is busy with.
+    Its tensors live on the CPU and are moved where they are needed; small ones do not wait for what a GPU is busy with.
     """
 
     batch_size: int

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def write_text(file: Path, text: str) -> None:
     """Write or replace a text file in one step, so that a crash leaves the old text or the new one."""
-    part = file.with_name(file.name + ".part")
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")  # several processes may have something to say
     with part.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()

@@ -207,6 +207,8 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
 
 def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
     world_size = accelerator.num_processes
+    if accelerator.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # training batches are of one size
     recipe = complete_input(recipe)
     with one_process_first(accelerator):
         splits = open_splits(recipe, world_size)

@@ -114,8 +114,6 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
             DistributedDataParallelKwargs(broadcast_buffers=False),
         ],
     )
-    if accelerator.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # batches are of one size
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise UserError("fp16 needs a GPU, and Accelerate ignores it without one: use --mixed_precision bf16 or no.")
     # else each process would believe to be the only one, and all would write into one folder

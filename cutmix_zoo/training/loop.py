@@ -78,7 +78,10 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
             try:
                 measured = _measure(job, progress.epoch, measure)
             except Exception:
-                saver.save_alone(progress)
+                try:
+                    saver.save_alone(progress)
+                except UserError as error:  # the first one is to be heard
+                    bar.write(str(error))
                 raise
             line = {"epoch": progress.epoch + 1, **trained, **measured}
             line["images_per_second"] = job.images_per_epoch / progress.epoch_seconds
@@ -150,9 +153,7 @@ def _train_step(job: Job, batch: tuple[Tensor, Tensor], epoch: int, step: int, g
     # torch.manual_seed visits every kind of accelerator, which takes a hundredth of a small network's step on the CPU
     seed_all = torch.default_generator.manual_seed if job.accelerator.device.type == "cpu" else torch.manual_seed
     seed_all(seed)
-    # batch statistics are moved by what is left out; what a scaler leaves out overflowed in the gradient alone
-    restore = guard.may_skip_more and job.accelerator.scaler is None
-    before = [buffer.clone() for buffer in job.network.buffers()] if restore else []
+    before = [buffer.clone() for buffer in job.network.buffers()] if guard.may_skip_more else []
     # backward too, because gradient checkpointing computes the mixed maps a second time
     with mix_features(job.model, plan):
         loss, logits = _backward(job, images, targets)
@@ -160,6 +161,7 @@ def _train_step(job: Job, batch: tuple[Tensor, Tensor], epoch: int, step: int, g
     applied = _apply(job, guard, place)
     job.optimizer.zero_grad()
     if not applied:
+        # batch statistics were moved by what was left out; a scaler's overflow is mostly in the gradient alone
         for buffer, value in zip(job.network.buffers(), before, strict=False):
             buffer.copy_(value)
         return torch.zeros(3, dtype=torch.float64, device=job.accelerator.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,13 +10,34 @@ from accelerate.utils.memory import should_reduce_batch_size
 from timm.loss import SoftTargetCrossEntropy
 
 from cutmix_zoo.data.settings import input_spec
-from cutmix_zoo.errors import UserError
+from cutmix_zoo.errors import OneProcessError, UserError, one_line
 from cutmix_zoo.training.launch import Consensus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from cutmix_zoo.training.job import Job
+
+
+class TooLargeError(OneProcessError):
+    """Something does not fit into memory, which like a bad sample only one of several processes may meet."""
+
+
+@contextmanager
+def within_memory(what: str, advice: str) -> Iterator[None]:
+    """Say what can be done where a GPU's memory is not enough.
+
+    Args:
+        what: does not fit then.
+        advice: what to do.
+
+    Raises:
+        TooLargeError: in place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TooLargeError(f"{what} does not fit into memory: {advice}. torch says: {one_line(error)}") from error
 
 
 def find_micro_batch(job: Job) -> int | None:

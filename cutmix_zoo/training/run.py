@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shlex
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal
 
 from cutmix_zoo.data.datasets import is_stream
 from cutmix_zoo.errors import UserError, one_line
@@ -141,48 +139,6 @@ def writing(folder: RunFolder) -> Iterator[None]:
         last = folder.last_checkpoint
         going_on = f"The last good checkpoint is {last}; --resume auto goes on from it." if last else ""
         raise UserError(f"cannot write to {folder.path}: {error}. {going_on}") from error
-
-
-@contextmanager
-def locked(folder: RunFolder) -> Iterator[None]:
-    """Make the folder of a run, and keep it from other launches for the length of a block.
-
-    A lock is given up when its process ends, however that ends, so that a killed run can go on at once; only a network
-    disk may keep that of a machine which has vanished.
-
-    Raises:
-        UserError: if another launch is at it, or the folder cannot be made or written to.
-    """
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {folder.path}: {error}; choose another folder with --output.") from error
-    with _lock(folder):
-        try:
-            yield
-        finally:
-            folder.lock_file.unlink(missing_ok=True)
-
-
-def _lock(folder: RunFolder) -> TextIO:
-    with writing(folder):
-        stream = folder.lock_file.open("a")
-    try:
-        # not flock: the workers of a killed run would hold that on
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        stream.close()
-        raise UserError(
-            f"another launch is training in {folder.path}; wait for its end, or choose another folder with --output. "
-            f"If the machine that it ran on is gone: rm {shlex.quote(str(folder.lock_file))}"
-        ) from error
-    except OSError as error:  # some network disks have no locks
-        warnings.warn(f"{folder.path} cannot be locked ({error}): start no second launch there.", stacklevel=2)
-        return stream
-    if folder.lock_file.exists() and os.path.samestat(os.fstat(stream.fileno()), folder.lock_file.stat()):
-        return stream
-    stream.close()  # its owner has just ended, and removed it
-    return _lock(folder)
 
 
 def finished_by(folder: RunFolder, recipe: Recipe, processes: int, precision: str) -> dict[str, Any] | None:

@@ -71,7 +71,6 @@ class Saver:
     def save_alone(self, progress: Progress) -> None:
         """Save in the main process after an error, without the others, which may be gone."""
         if self._job.accelerator.is_main_process:
-            self._check()
             self._write(progress)
 
     def stop_if_asked(self, progress: Progress) -> None:

@@ -351,6 +351,23 @@ def test_an_evaluation_that_fails_costs_no_training_and_leaves_its_reason(recipe
     assert state(tmp_path / "run")["state"] == "finished"
 
 
+def test_what_went_wrong_first_is_said_where_nothing_can_be_saved(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*_: object, **__: object) -> None:
+        raise SampleError("image 7 is damaged")
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(cutmix_zoo.train, "evaluate_accuracy", damaged)
+    monkeypatch.setattr("cutmix_zoo.training.saver.save_checkpoint", full)
+    runtime = replace(recipe.runtime, checkpoint_every_steps=None)
+    with pytest.raises(SampleError, match="image 7"):
+        train(replace(recipe, runtime=runtime), tmp_path / "run")
+    assert state(tmp_path / "run")["reason"] == "SampleError: image 7 is damaged"
+
+
 def run_out_of_disk(recipe: Recipe, folder: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write to .* The last good checkpoint is"):
         train_alone(recipe, folder, fill_disk_at=60)

@@ -1,11 +1,6 @@
-import errno
-import fcntl
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
 
 import pytest
 import torch
@@ -16,7 +11,7 @@ from cutmix_zoo.store import file_sha256
 from cutmix_zoo.training.checkpoint import Progress, TrainState, list_checkpoints, save_checkpoint
 from cutmix_zoo.training.files import read_json, write_json, write_lines
 from cutmix_zoo.training.recipe import load_recipe, recipe_dict
-from cutmix_zoo.training.run import RunFolder, begin, check_unused, find_start, finished_by, locked, read_start
+from cutmix_zoo.training.run import RunFolder, begin, find_start, finished_by, read_start
 from cutmix_zoo.training.settings import Recipe
 
 
@@ -203,70 +198,3 @@ def test_the_workers_of_a_stream_may_not_change(tmp_path: Path, recipe: Recipe) 
     other = replace(stream, data=replace(stream.data, workers=7))
     with pytest.raises(UserError, match=r"data.workers: 2 -> 7"):
         find_start(folder, launch(other), "auto")
-
-
-OTHER_LAUNCH = """
-import sys
-from pathlib import Path
-from cutmix_zoo.errors import UserError
-from cutmix_zoo.training.run import RunFolder, locked
-try:
-    with locked(RunFolder(Path(sys.argv[1]))):
-        print("in", flush=True)
-        sys.stdin.read()
-except UserError as error:
-    print(error, flush=True)
-"""
-
-
-def other_launch(path: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", OTHER_LAUNCH, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def test_one_launch_at_a_time_is_in_a_folder(tmp_path: Path) -> None:
-    path = tmp_path / "runs" / "run"
-    with locked(RunFolder(path)), other_launch(path) as other:
-        said, _ = other.communicate(timeout=60)
-        assert said.startswith(f"another launch is training in {path}; wait for its end")
-        assert said.endswith(f"rm {path / '.lock'}\n")
-    assert list(path.iterdir()) == [], "no trace is left"
-    with other_launch(path) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "in\n"
-        with pytest.raises(UserError, match="another launch is training in"), locked(RunFolder(path)):
-            pass
-        other.kill()
-    assert [file.name for file in path.iterdir()] == [".lock"]
-    check_unused(RunFolder(path))
-    with locked(RunFolder(path)):  # a killed launch stops nobody
-        pass
-
-
-def test_a_lock_that_its_owner_has_just_removed_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, original, calls = RunFolder(tmp_path), fcntl.lockf, 0
-
-    def late(stream: TextIO, operation: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            folder.lock_file.unlink()
-        original(stream, operation)
-
-    monkeypatch.setattr(fcntl, "lockf", late)
-    with locked(folder):
-        assert folder.lock_file.exists()
-    assert calls == 2
-
-
-def test_a_disk_without_locks_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "lockf", refuse)
-    with (
-        pytest.warns(UserWarning, match=r"cannot be locked .*No locks available.*no second launch"),
-        locked(RunFolder(tmp_path)),
-    ):
-        pass
