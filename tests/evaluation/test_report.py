@@ -99,7 +99,7 @@ def test_a_folder_of_pictures_that_cannot_be_written_is_named(
         raise OSError("disk full")
 
     monkeypatch.setattr("cutmix_zoo.evaluation.report.save_figures", fail)
-    with pytest.raises(UserError, match=r"cannot write into .*plots: disk full"):
+    with pytest.raises(UserError, match=r"cannot write .*plots: disk full"):
         report(folders[1:], tmp_path / "report.html", plots=tmp_path / "plots")
 
 
