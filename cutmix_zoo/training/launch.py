@@ -127,14 +127,14 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def process_count(environment: Mapping[str, str] = os.environ) -> int:
+def process_count() -> int:
     """Count the processes of the launch, before there is an Accelerator too."""
-    return int(environment.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
+def is_first_process() -> bool:
     """Tell whether this is the only process of its launch, or the one of rank 0; before there is an Accelerator too."""
-    return environment.get("RANK", "0") == "0"
+    return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str) -> None:

@@ -165,7 +165,7 @@ def finished_by(folder: RunFolder, recipe: Recipe, processes: int, precision: st
 def find_start(
     folder: RunFolder, progress: Progress, resume: str | None, *, allow_changes: bool = False
 ) -> Path | None:
-    """Decide where a run starts, before anything is written.
+    """Decide where a run starts, before anything of it is written.
 
     Args:
         folder: the run's folder.
