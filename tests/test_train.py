@@ -724,6 +724,9 @@ def test_a_stream_trains_and_repeats(webdataset_folder: Path, tmp_path: Path) ->
     assert weights(tmp_path / "resumed") == weights(tmp_path / "run")
     assert resumed["top1"] == summary["top1"]
     assert metrics(tmp_path / "run")[-1]["clean_train_top1"] is not None
+    exaggerated = replace(recipe, data=replace(recipe.data, val_split="validation-{0..2}.tar|20"))
+    with pytest.raises(UserError, match="evaluated 18 images of a split of 20: the dataset does not hold"):
+        train(exaggerated, tmp_path / "exaggerated")
 
 
 ONE = "--cpu --num_processes 1"

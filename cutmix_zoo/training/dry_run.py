@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cutmix_zoo.data.datasets import is_stream
 from cutmix_zoo.data.resident import ResidentLoader
-from cutmix_zoo.data.sampler import eval_indices
 from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.training.checkpoint import Progress, check_optimizer
 from cutmix_zoo.training.gradient import GradientGuard
@@ -136,22 +134,12 @@ def _time_image(job: Job, evaluate: Evaluate, count: int) -> float:
             sizes.append(len(labels))
             yield images, labels
 
-    expected = _count_images(job, count)
-    if not expected:
+    if job.accelerator.process_index >= job.val_loader.size:
         return 0.0  # one of many processes may have no image
-    evaluate(job.network, batches(), prepare=job.prepare, expected=expected, num_classes=len(job.splits.classes))
+    evaluate(job.network, batches(), prepare=job.prepare, num_classes=len(job.splits.classes))
     times.append(time.perf_counter())
     half = len(sizes) // 2
     return (times[-1] - times[half]) / sum(sizes[half:])
-
-
-def _count_images(job: Job, batches: int) -> int:
-    """Count the images of the first batches of this process's share of the validation images."""
-    if is_stream(job.recipe.data.name):
-        # each worker ends with a short batch
-        return sum(len(labels) for _, labels in islice(job.val_loader, batches))
-    share = len(eval_indices(job.val_loader.size, job.accelerator.process_index, job.accelerator.num_processes))
-    return min(share, batches * job.recipe.evaluate.batch_size)
 
 
 def _checkpoint_size(state: TrainState) -> int:

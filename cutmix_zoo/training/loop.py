@@ -50,7 +50,8 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
         stop: is looked at between two steps.
 
     Raises:
-        UserError: if a gradient or the loss is not finite, or a checkpoint cannot be written.
+        UserError: if a gradient or the loss is not finite, a split holds more or fewer images than it says, or a
+            checkpoint cannot be written.
         Preempted: if a stop was requested; a checkpoint has been written.
     """
     epochs, settings = job.recipe.schedule.epochs, job.recipe.optimizer
@@ -62,8 +63,10 @@ def fit(job: Job, folder: RunFolder, progress: Progress, evaluate: Evaluate, sto
         return job.reduce(sums)
 
     def measure(network: nn.Module, loader: EvalLoader) -> dict[str, float]:
-        sizes = {"expected": loader.size, "num_classes": len(job.splits.classes)}
-        return evaluate(network, stop.until(loader), prepare=job.prepare, reduce=reduce, **sizes)
+        num_classes = len(job.splits.classes)
+        found = evaluate(network, stop.until(loader), prepare=job.prepare, num_classes=num_classes, reduce=reduce)
+        _check_complete(found, loader)
+        return found
 
     with _make_bar(job, progress) as bar:
         while not job.is_over(progress):
@@ -216,6 +219,13 @@ def _measure(job: Job, epoch: int, measure: Measure) -> Line:
     clean = measure(job.network, job.clean_loader)["top1"]
     due = epoch + 1 == job.recipe.schedule.epochs or (epoch + 1) % job.recipe.evaluate.every == 0
     return {"clean_train_top1": clean, **_validate(job, measure if due else lambda *_: {})}
+
+
+def _check_complete(found: dict[str, float], loader: EvalLoader) -> None:
+    if found["count"] != loader.size:
+        raise UserError(
+            f"evaluated {found['count']} images of a split of {loader.size}: the dataset does not hold what it says."
+        )
 
 
 def _validate(job: Job, measure: Measure) -> Line:

@@ -36,7 +36,6 @@ def test_agrees_with_scikit_learn_whatever_the_batches(num_classes: int) -> None
             Lookup(table),
             batches(labels, size),
             prepare=lambda images: images,
-            expected=47,
             num_classes=num_classes,
         )
         for size in (1, 10, 47)
@@ -62,9 +61,7 @@ def test_numbers_of_classes_are_those_of_scikit_learn() -> None:
     # class 5 is nobody's label, class 4 nobody's prediction, class 3 neither
     table[:, 3:5] = -100.0
     labels = torch.tensor([0, 1, 1, 2, 2, 2, 2, 4]).repeat(25)
-    found = evaluate_accuracy(
-        Lookup(table), batches(labels, 33), prepare=lambda images: images, expected=200, num_classes=6
-    )
+    found = evaluate_accuracy(Lookup(table), batches(labels, 33), prepare=lambda images: images, num_classes=6)
     predictions = table.argmax(1)
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         expected = balanced_accuracy_score(labels, predictions)
@@ -79,20 +76,19 @@ def test_shares_of_two_processes_add_up() -> None:
     seen: list[torch.Tensor] = []
 
     def share(rank: int) -> None:
-        with pytest.raises(UserError, match="evaluated 2 images of a split of 4"):
-            evaluate_accuracy(
-                model,
-                parts[rank::2],
-                prepare=lambda images: images,
-                expected=4,
-                num_classes=4,
-                reduce=lambda sums: seen.append(sums) or sums,
-            )
+        found = evaluate_accuracy(
+            model,
+            parts[rank::2],
+            prepare=lambda images: images,
+            num_classes=4,
+            reduce=lambda sums: seen.append(sums) or sums,
+        )
+        assert found["count"] == 2
 
     share(0)
     share(1)
     whole = evaluate_accuracy(
-        model, parts[::2], prepare=lambda images: images, expected=4, num_classes=4, reduce=lambda sums: sums + seen[1]
+        model, parts[::2], prepare=lambda images: images, num_classes=4, reduce=lambda sums: sums + seen[1]
     )
     assert (whole["top1"], whole["count"]) == (75.0, 4)
     assert model.training
@@ -100,14 +96,20 @@ def test_shares_of_two_processes_add_up() -> None:
 
 def test_prepare_is_applied_and_labels_outside_the_classes_are_named() -> None:
     labels = torch.tensor([1, 0])
-    sizes = {"expected": 2, "num_classes": 2}
-    result = evaluate_accuracy(Lookup(torch.eye(2)), batches(labels, 2), prepare=lambda images: 1 - images, **sizes)
+    result = evaluate_accuracy(
+        Lookup(torch.eye(2)), batches(labels, 2), prepare=lambda images: 1 - images, num_classes=2
+    )
     assert result["top1"] == 100.0
     for bad in (2, -1):
         with pytest.raises(UserError, match=f"outside the model's 2 classes: {bad}"):
             evaluate_accuracy(
-                Lookup(torch.eye(2)), batches(torch.tensor([0, bad]), 2), prepare=lambda images: images, **sizes
+                Lookup(torch.eye(2)), batches(torch.tensor([0, bad]), 2), prepare=lambda images: images, num_classes=2
             )
+
+
+def test_a_split_that_gives_nothing() -> None:
+    with pytest.raises(UserError, match="no image to evaluate"):
+        evaluate_accuracy(Lookup(torch.eye(2)), [], prepare=lambda images: images, num_classes=2)
 
 
 def test_the_suite_agrees_with_scikit_learn_class_by_class() -> None:
@@ -128,9 +130,7 @@ def test_the_suite_agrees_with_scikit_learn_class_by_class() -> None:
         assert [row[key] or 0 for row in found.rows] == pytest.approx(100 * values)
     assert found.rows[2]["precision"] is None
     assert found.rows[3]["recall"] is None
-    same = evaluate_accuracy(
-        Lookup(table), batches(labels, 9), prepare=lambda images: images, expected=60, num_classes=4
-    )
+    same = evaluate_accuracy(Lookup(table), batches(labels, 9), prepare=lambda images: images, num_classes=4)
     assert {key: found.numbers[key] for key in same} == pytest.approx(same, rel=1e-14)
 
 
