@@ -29,6 +29,8 @@ from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.settings import Recipe
 
 CLASSES, TRAIN_IMAGES, TEST_IMAGES = 10, 80, 30
+# timm's readers and webdataset leave it to the garbage collector to close what they opened
+leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -61,6 +63,12 @@ def _one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """What a test draws without a generator of its own does not depend on the tests before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture
@@ -96,7 +104,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_options(tiny_data: Path) -> dict[str, str]:
     """Overrides that make the quickstart recipe a matter of a second."""
     return {

@@ -3,6 +3,7 @@
 Not from the test itself, whose autograd may have started threads, which do not survive a fork.
 """
 
+import itertools
 import multiprocessing
 import os
 import socket
@@ -14,6 +15,8 @@ import torch
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.training.test_faults"])
+# below those that systems deal out by themselves, and others for each process of pytest-xdist
+_PORTS = itertools.count(20_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
 
 
 def start(work: Callable[[], object]) -> BaseProcess:
@@ -25,9 +28,7 @@ def start(work: Callable[[], object]) -> BaseProcess:
 
 def start_ranks(work: Callable[[], object], world_size: int = 2) -> list[BaseProcess]:
     """Start the processes of a distributed launch on the CPU, as a launcher would."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = next(filter(_is_free, _PORTS))
     launch = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     places = [{**launch, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"} for rank in range(world_size)]
     processes = [_SERVER.Process(target=_ranked, args=(work, place)) for place in places]
@@ -46,6 +47,11 @@ def wait(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]
             process.kill()
             process.join()
     return codes
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _child(work: Callable[[], object]) -> None:

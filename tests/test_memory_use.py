@@ -17,7 +17,7 @@ from cutmix_zoo.mixing import collate_samples
 from cutmix_zoo.train import train
 from cutmix_zoo.training.settings import Recipe
 from tests.processes import start, wait
-from tests.training.test_faults import without_pictures
+from tests.stand_ins import without_pictures
 
 MIB = 1 << 20
 

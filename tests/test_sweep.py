@@ -13,7 +13,7 @@ from cutmix_zoo.errors import Preempted, UserError
 from cutmix_zoo.sweep import METRICS, command, format_table, make_trials, parse_axis, sweep
 from cutmix_zoo.training.lock import InUseError
 from tests.processes import start_ranks, wait
-from tests.training.test_memory import short_of_memory
+from tests.stand_ins import short_of_memory
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from cutmix_zoo.training.network import make_network
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.training.settings import VALIDATED, EmaSettings, Recipe, RegularizeSettings
-from tests.training.test_memory import short_of_memory
+from tests.conftest import TEST_IMAGES, leaves_files_open
+from tests.stand_ins import short_of_memory
 
 
 def weights(folder: Path) -> bytes:
@@ -37,12 +38,11 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+def finished(tiny_options: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     """One finished run that several tests look at."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    options = {"data.name": "fashion_mnist", "data.root": str(tiny_data), "data.batch_size": "16", "data.workers": "0"}
-    recipe = load_recipe("quickstart", {**options, "schedule.epochs": "3", "runtime.keep_checkpoints": "3"})
+    recipe = load_recipe("quickstart", {**tiny_options, "runtime.keep_checkpoints": "3"})
     folder = tmp_path_factory.mktemp("runs") / "finished"
     train(recipe, folder)
     torch.set_num_threads(threads)
@@ -154,22 +154,30 @@ def test_a_relative_checkpoint_goes_on_in_its_own_run(
     assert sorted(path.name for path in Path().iterdir()) == ["epoch-0001", "epoch-0002", "epoch-0003"]
 
 
-@pytest.mark.parametrize(("key", "choose"), [("top1", max), ("val_loss", min)])
+def validations_find(patch: pytest.MonkeyPatch, **numbers: list[float]) -> None:
+    """Let each validation find the next of some numbers in the place of its own."""
+    original, following = cutmix_zoo.train.evaluate_accuracy, {key: iter(values) for key, values in numbers.items()}
+
+    def evaluate(*arguments: object, **options: object) -> dict[str, float]:
+        found = original(*arguments, **options)
+        validation = found["count"] == TEST_IMAGES
+        return {**found, **{key: next(values) for key, values in following.items() if validation}}
+
+    patch.setattr(cutmix_zoo.train, "evaluate_accuracy", evaluate)
+
+
+@pytest.mark.parametrize(("key", "best"), [("top1", 2), ("val_loss", 3)])
 def test_the_best_epochs_stay_beside_the_newest(
-    key: str, choose: Callable[..., dict[str, float]], finished: tuple[Recipe, Path], tmp_path: Path
+    key: str, best: int, finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, _ = finished
     runtime = replace(recipe.runtime, keep_checkpoints=1, keep_best=1)
-    evaluate = replace(recipe.evaluate, best_by=key)
-    # so fast a rise of the learning rate that the last epoch is not the best
-    schedule = replace(recipe.schedule, epochs=6, name="constant", warmup_epochs=6)
-    wild = replace(recipe.optimizer, lr=20.0)
-    again = replace(recipe, runtime=runtime, evaluate=evaluate, schedule=schedule, optimizer=wild)
+    schedule = replace(recipe.schedule, epochs=5)
+    again = replace(recipe, runtime=runtime, schedule=schedule, evaluate=replace(recipe.evaluate, best_by=key))
+    validations_find(monkeypatch, top1=[20.0, 50.0, 40.0, 30.0, 30.0], loss=[3.0, 2.0, 1.0, 1.5, 1.2])
     summary = train(again, tmp_path / "run")
-    best = choose(metrics(tmp_path / "run"), key=lambda line: line[key])["epoch"]
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert best != 6
-    assert kept == [f"epoch-{best:04d}", "epoch-0006"]
+    assert kept == [f"epoch-{best:04d}", "epoch-0005"]
     line = metrics(tmp_path / "run")[best - 1]
     assert (summary["best_epoch"], summary["best_top1"]) == (best, line["top1"])
     assert {key: summary[key] for key in VALIDATED} == {key: metrics(tmp_path / "run")[-1][key] for key in VALIDATED}
@@ -184,19 +192,18 @@ def test_a_finished_run_needs_neither_its_data_nor_its_network_any_more(
     assert train(moved, folder, resume="auto") == json.loads((folder / "summary.json").read_text())
 
 
-def test_a_run_without_patience_left_ends_and_says_so(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+def test_a_run_without_patience_left_ends_and_says_so(
+    finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe, _ = finished
     evaluate = replace(recipe.evaluate, patience=2, best_by="val_loss", every=2)
-    # so fast a rise of the learning rate that it gets worse
-    schedule = replace(recipe.schedule, epochs=40, name="constant", warmup_epochs=40)
-    wild = replace(recipe, evaluate=evaluate, schedule=schedule, optimizer=replace(recipe.optimizer, lr=200.0))
-    summary = train(wild, tmp_path / "run")
+    patient = replace(recipe, evaluate=evaluate, schedule=replace(recipe.schedule, epochs=40))
+    validations_find(monkeypatch, loss=[3.0, 1.0, 2.0, 1.5])
+    summary = train(patient, tmp_path / "run")
     losses = {line["epoch"]: line["val_loss"] for line in metrics(tmp_path / "run") if line["val_loss"] is not None}
-    best = min(losses, key=losses.__getitem__)
-    assert (summary["epochs"], max(losses)) == (best + 4, best + 4)
-    assert summary["epochs"] < 40
-    assert summary["val_loss"] == losses[best + 4]
-    assert train(wild, tmp_path / "run", resume="auto") == summary
+    assert losses == {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5}
+    assert (summary["epochs"], summary["val_loss"]) == (8, 1.5)
+    assert train(patient, tmp_path / "run", resume="auto") == summary
 
 
 @pytest.mark.parametrize("key", ["top1", "ema_top1"])
@@ -233,14 +240,13 @@ def test_a_network_of_a_folder_keeps_the_arguments_that_shaped_it(tiny_recipe: R
 
 
 def test_an_average_that_came_later_has_the_best_of_its_own_epochs(
-    finished: tuple[Recipe, Path], tmp_path: Path
+    finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, folder = finished
     averaged = replace(recipe, ema=EmaSettings(decay=0.5), evaluate=replace(recipe.evaluate, best_by="val_loss"))
-    # so high a learning rate that the last epoch is not the best
-    wild = replace(averaged, optimizer=replace(recipe.optimizer, lr=20.0))
     checkpoint = folder / "checkpoints" / "epoch-0002"
-    summary = train(wild, tmp_path / "run", resume=checkpoint, allow_changes=True)
+    validations_find(monkeypatch, loss=[99.0, 98.0])  # worse than those before, of the network and of its average
+    summary = train(averaged, tmp_path / "run", resume=checkpoint, allow_changes=True)
     lines = metrics(tmp_path / "run")
     assert min(lines, key=lambda line: line["val_loss"])["epoch"] < 3
     assert (summary["best_epoch"], summary["best_top1"]) == (3, lines[2]["ema_top1"])
@@ -372,9 +378,19 @@ def test_what_cannot_be_trained_is_said_before_anything_is_written(
     with pytest.raises(UserError, match="cannot make optimizer 'sgd'"):
         train(broken, tmp_path / "none")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot make"):
+    with pytest.raises(UserError, match=f"cannot make {tmp_path / 'file' / 'sub'}: .*choose another folder"):
         train(recipe, tmp_path / "file" / "sub")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_checkpoint_that_only_another_machine_sees(
+    finished: tuple[Recipe, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe, _ = finished
+    # the main process has found it, and this one looks for it on its own disk
+    monkeypatch.setattr(cutmix_zoo.train, "find_start", lambda *_, **__: tmp_path / "epoch-0001")
+    with pytest.raises(UserError, match="epoch-0001 is not on this machine: a run of several needs a folder"):
+        train(recipe, tmp_path / "run", resume="auto")
 
 
 def test_auto_goes_on_after_an_interruption(
@@ -666,10 +682,6 @@ IMAGES = {
     "schedule.epochs": "2",
     "schedule.warmup_epochs": "0.5",
 }
-
-
-# timm's folder reader and webdataset leave it to the garbage collector to close what they opened
-leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 @leaves_files_open

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from cutmix_zoo.models.cifar_pyramidnet import pyramid_widths
-from cutmix_zoo.models.staged_net import blocks_per_stage
 
 
 class NaiveBottleneck(nn.Module):
@@ -52,21 +51,15 @@ class NaiveBottleneck(nn.Module):
 
 
 class NaivePyramidNet(nn.Module):
-    """PyramidNet with bottlenecks, three stages of them.
+    """PyramidNet-110, alpha 64, for ten classes: three stages of bottlenecks."""
 
-    Args:
-        depth: layers, 9n + 2.
-        alpha: how much the inner width grows from the stem's 16 to the last block.
-        num_classes: size of the classifier's output.
-    """
-
-    def __init__(self, depth: int = 110, alpha: float = 64, num_classes: int = 10) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         in_chs = 16
         stages: list[nn.Sequential] = []
-        for inner in pyramid_widths(16, alpha, [blocks_per_stage(depth, bottleneck=True)] * 3):
+        for inner in pyramid_widths(16, 64, [12] * 3):
             blocks: list[nn.Module] = []
             for width in inner:
                 # the first block of every stage but the first halves the resolution
@@ -77,10 +70,10 @@ class NaivePyramidNet(nn.Module):
         self.bn_final = nn.BatchNorm2d(in_chs)
         self.relu_final = nn.ReLU(inplace=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(in_chs, num_classes)
+        self.fc = nn.Linear(in_chs, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the logits (B, num_classes) of images (B, 3, H, W)."""
+        """Compute the logits (B, 10) of images (B, 3, H, W)."""
         x = self.bn1(self.conv1(x))
         x = self.layer3(self.layer2(self.layer1(x)))
         x = self.avgpool(self.relu_final(self.bn_final(x)))

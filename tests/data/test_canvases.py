@@ -110,8 +110,8 @@ def test_the_garment_is_not_covered_and_what_is_around_it_is_fainter() -> None:
     assert np.mean([(values > 80).any() for values in around]) > 0.9
 
 
-def test_pieces_come_from_other_garments_and_leave_the_garment_alone() -> None:
-    """Black garments beside one that is white: all that is bright is a piece of it, in a box of at most 16 x 16."""
+def test_pieces_come_from_other_garments() -> None:
+    """A small garment among large grey ones: all that is bright outside its box is pieces of these, 16 x 16 at most."""
     small = np.zeros((28, 28))
     small[12:16, 12:16] = 255
     sources = only(small, *[np.full((28, 28), 200)] * 20)

@@ -25,7 +25,7 @@ from cutmix_zoo.data.transforms import ToMode
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import SampleKey
 from cutmix_zoo.known import KNOWN_DATASETS
-from tests.conftest import png_bytes, random_image, write_tar
+from tests.conftest import leaves_files_open, png_bytes, random_image, write_tar
 from tests.data.conftest import idx_bytes
 
 RGB: dict[str, Any] = {"input_size": (3, 8, 8), "mean": (0.5,), "std": (0.5,)}
@@ -250,7 +250,7 @@ def test_every_process_reads_all_of_an_evaluation_stream(monkeypatch: pytest.Mon
         assert (dataset.reader.dist_rank, dataset.reader.dist_num_replicas) == expected
 
 
-@pytest.mark.filterwarnings("ignore")  # that package's own
+@leaves_files_open
 def test_webdataset(webdataset_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("webdataset")
     settings = DataSettings("wds/", root=str(webdataset_folder), batch_size=4, **RGB)
@@ -270,9 +270,7 @@ def test_webdataset(webdataset_folder: Path, caplog: pytest.LogCaptureFixture) -
         open_split(DataSettings("wds/", root=str(webdataset_folder), val_split=unknown, **RGB), "val")
 
 
-@pytest.mark.filterwarnings("ignore")  # that package's own
-# timm's reader leaves the image open when the label is not there; the collection keeps that warning in this test
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@leaves_files_open
 def test_hugging_face_datasets(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hf = pytest.importorskip("datasets")
     features = hf.Features({"picture": hf.Image(), "kind": hf.ClassLabel(names=["ant", "bee", "cat"])})
@@ -335,7 +333,7 @@ def test_what_is_held_out_of_a_folder_is_missing_from_its_training_split(image_f
     assert class_names(val, settings) == class_names(whole, settings) == ("ant", "bee", "cat")
 
 
-def test_fractions_and_folds_of_known_datasets() -> None:
+def test_a_fold_of_a_known_dataset() -> None:
     settings = DataSettings("fashion_mnist_mini", fold="4/5")
     val = open_split(settings, "val")
     assert np.bincount(val.targets).tolist() == [200] * 10
@@ -432,7 +430,7 @@ def test_sixteen_bits_of_a_file_are_kept_until_they_are_scaled(name: str, tmp_pa
     assert pil_to_tensor(ToMode(3)(image)).unique().tolist() == [100]
 
 
-@pytest.mark.filterwarnings("ignore")  # that package's own
+@leaves_files_open
 @pytest.mark.parametrize("key", [None, "png", "webp;png", "png;jpg"])
 def test_the_image_of_a_webdataset_is_found_by_its_key_and_keeps_its_bits(key: str | None, tmp_path: Path) -> None:
     pytest.importorskip("webdataset")

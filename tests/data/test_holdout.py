@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from cutmix_zoo.data.holdout import OnlyClasses, Part, held_out, in_fold
 from cutmix_zoo.keys import Stream, generator_for
+from tests.conftest import global_states
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 5], [40, 25, 7]))
 
@@ -65,11 +66,16 @@ def test_of_no_samples_none_is_held_out() -> None:
     assert held_out(np.array([], np.int64), 0.5).tolist() == []
 
 
-def test_which_images_depends_on_the_order_of_the_labels_alone() -> None:
-    before = np.random.get_state()[1].copy()  # noqa: NPY002 (that it is not touched)
-    assert held_out(LABELS, 0.5)[:6].tolist() == held_out(LABELS.astype(np.uint8), 0.5)[:6].tolist()
+def test_which_images_depends_on_the_labels_and_on_nothing_that_is_drawn() -> None:
+    before = global_states()
+    chosen = held_out(LABELS, 0.5)
+    assert np.array_equal(chosen, held_out(LABELS.astype(np.uint8), 0.5)), "whatever their type"
+    assert not np.array_equal(chosen, held_out(LABELS[::-1], 0.5)), "they are in another order"
     assert not np.array_equal(in_fold(LABELS, 0, 2), np.arange(len(LABELS)) % 2 == 0), "they are shuffled"
-    assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    assert global_states() == before
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    assert np.array_equal(chosen, held_out(LABELS, 0.5))
 
 
 class Boxed:

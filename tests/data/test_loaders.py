@@ -18,7 +18,7 @@ from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.data.transforms import eval_transform, train_transform
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import SampleKey, Stream, isolated_rng
-from tests.conftest import global_states, random_image
+from tests.conftest import global_states, leaves_files_open, random_image
 
 SETTINGS = DataSettings("torch/cifar10", input_size=(3, 8, 9), batch_size=6, workers=0, pad=2, color_jitter=0.2)
 
@@ -338,7 +338,7 @@ def test_an_evaluation_stream_is_divided_exactly(workers: int) -> None:
         assert sorted(seen) == expected
 
 
-@pytest.mark.filterwarnings("ignore")  # that package's own
+@leaves_files_open
 def test_webdataset(webdataset_folder: Path) -> None:
     pytest.importorskip("webdataset")
     settings = DataSettings(
@@ -366,7 +366,7 @@ def test_webdataset(webdataset_folder: Path) -> None:
     assert same(list(again.epoch(2)), epochs[2], but_the_process=True)
 
 
-@pytest.mark.filterwarnings("ignore")  # that package's own
+@leaves_files_open
 @pytest.mark.parametrize(
     ("workers", "world_size", "advice"),
     [

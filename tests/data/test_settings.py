@@ -25,6 +25,7 @@ from cutmix_zoo.known import KNOWN_DATASETS
         ("ratio", (0.0, 1.0), "0 < low <= high"),
         ("interpolation", "random", "one of nearest, bilinear, bicubic, lanczos, got 'random'"),
         ("crop", "centre", "one of pad, random_resized, squash, none, got 'centre'"),
+        ("subset", 0, "a whole number of at least 1, got 0"),
         ("only_classes", (), r"labels from 0, each of them once, got \[\]"),
         ("only_classes", (1, 2, 1), r"labels from 0, each of them once, got \[1, 2, 1\]"),
         ("only_classes", (0, -1), r"labels from 0, each of them once, got \[0, -1\]"),

@@ -16,15 +16,9 @@ REPO = "tester/cifar_resnet8.mine"
 
 
 @pytest.fixture(scope="session")
-def published_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published_run(tiny_options: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch, with everything that a run leaves."""
-    options = {
-        "data.name": "fashion_mnist",
-        "data.root": str(tiny_data),
-        "data.batch_size": "16",
-        "data.workers": "0",
-        "schedule.epochs": "1",
-    }
+    options = {**tiny_options, "schedule.epochs": "1"}
     folder = tmp_path_factory.mktemp("published") / "run"
     train(replace(load_recipe("quickstart", options), name="mine"), folder)
     return folder

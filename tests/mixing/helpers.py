@@ -183,3 +183,15 @@ def counted_shares(plan: MixPlan) -> Tensor:
 def stated_shares(plan: MixPlan) -> Tensor:
     """(B, B): what a plan says of the same, where an image may be named in several columns."""
     return torch.zeros(plan.batch_size, plan.batch_size).scatter_add_(1, plan.sources, plan.pixel_shares)
+
+
+def mean_clipped_share(size: int, *, whole_sides: bool = False) -> float:
+    """Average the area of a clipped box over every whole centre and a fine grid of lambda, as a share of the image.
+
+    The authors' boxes lose a pixel of an odd side; those with ``whole_sides`` do not.
+    """
+    sides = (size * np.sqrt(1 - (np.arange(2000) + 0.5) / 2000)).astype(int)[:, None]
+    centres = np.arange(size)
+    ends = np.minimum(centres + (sides + whole_sides) // 2, size)
+    extents = ends - np.maximum(centres - sides // 2, 0)
+    return float((extents.mean(axis=1) ** 2).mean()) / size**2

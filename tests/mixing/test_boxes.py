@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cutmix_zoo.mixing import CutMix
 from cutmix_zoo.mixing.boxes import Box, box_areas, clipped_boxes, inside_boxes
+from tests.mixing.helpers import mean_clipped_share
 
 
 def test_box_area_and_field_order() -> None:
@@ -66,14 +67,6 @@ def test_boxes_lie_in_the_image(lam: float, position: tuple[float, float], heigh
     inside = Box(*inside_boxes(lams, where, height, width)[0].tolist())
     assert abs((inside.bottom - inside.top) - height * (1 - lam) ** 0.5) <= 0.5 + 1e-9
     assert abs((inside.right - inside.left) - width * (1 - lam) ** 0.5) <= 0.5 + 1e-9
-
-
-def mean_clipped_share(size: int) -> float:
-    """Average the area of a clipped box over every whole centre and a fine grid of lambda, as a share of the image."""
-    sides = (size * np.sqrt(1 - (np.arange(2000) + 0.5) / 2000)).astype(int)[:, None]
-    centres = np.arange(size)
-    extents = np.minimum(centres + sides // 2, size) - np.maximum(centres - sides // 2, 0)
-    return float((extents.mean(axis=1) ** 2).mean()) / size**2
 
 
 def test_mean_pasted_share_is_documented() -> None:

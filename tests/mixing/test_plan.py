@@ -16,7 +16,6 @@ from tests.mixing.helpers import (
     MOVING_PLANS,
     PLANS,
     WIDTH,
-    box_plan,
     by_tensor_operations,
     counted_shares,
     erase_plan,
@@ -223,9 +222,10 @@ def test_identity() -> None:
 
 
 def test_two_sources_have_a_lam_and_a_partner() -> None:
-    plan = box_plan()
-    assert torch.equal(plan.lam, plan.label_shares[:, 0])
-    assert torch.equal(plan.partner, plan.sources[:, 1])
+    boxes = torch.tensor([[0, 0, HEIGHT, WIDTH], [0, 0, 0, 0], [1, 2, 3, 4]])
+    plan = BoxPlan(3, HEIGHT, WIDTH, torch.tensor([1, 2, 0]), boxes)
+    assert plan.lam.tolist() == pytest.approx([0.0, 1.0, 1 - 4 / (HEIGHT * WIDTH)])
+    assert plan.partner.tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("name", ["lam", "partner"])

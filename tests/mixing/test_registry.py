@@ -2,9 +2,7 @@
 
 import dataclasses
 import pickle
-import random
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +13,7 @@ from torch import Tensor
 from cutmix_zoo.mixing import (
     CANONICAL,
     METHODS,
+    RICAP,
     BoxPlan,
     Chain,
     CutMix,
@@ -33,6 +32,7 @@ from cutmix_zoo.mixing import (
     concatenate,
 )
 from cutmix_zoo.mixing.method import PairMethod
+from tests.conftest import global_states
 from tests.mixing.helpers import by_tensor_operations, counted_shares, draw, generator, stated_shares, written
 
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32]
@@ -134,7 +134,7 @@ def test_the_same_generator_gives_the_same_plan(mix: MixMethod) -> None:
     assert not all(torch.equal(first, other) for other in others)
 
 
-@every_method
+@pytest.mark.parametrize("mix", [*SETTINGS, RICAP(prob=0.0), RICAP(per="sample"), SaliencyMix(prob=0.0)])
 @pytest.mark.parametrize("batch_size", [1, 2, 9])
 def test_a_draw_moves_the_generator_on_by_one(mix: MixMethod, batch_size: int) -> None:
     used, reference = generator(3), generator(3)
@@ -146,14 +146,11 @@ def test_a_draw_moves_the_generator_on_by_one(mix: MixMethod, batch_size: int) -
 
 @every_method
 def test_global_generators_are_not_touched(mix: MixMethod) -> None:
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    before = global_states()
     plan = draw(mix, 8)
     plan.apply(_images((8, 32, 32)))
     plan.mix_targets(torch.arange(8), 8)
-    after = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    assert torch.equal(before[0], after[0])
-    assert str(before[1:]) == str(after[1:])
-    assert np.array_equal(before[1][1], after[1][1])
+    assert global_states() == before
 
 
 @every_method

@@ -229,16 +229,6 @@ def test_where_nothing_is_mixed_the_plan_is_the_identity(settings: dict[str, Any
     assert isinstance(draw(SaliencyMix(**settings), batch_size, 8, 6), IdentityPlan)
 
 
-@pytest.mark.parametrize("settings", [{}, {"prob": 0.0}, {"per": "sample"}])
-@pytest.mark.parametrize("batch_size", [1, 2, 9])
-def test_a_draw_moves_the_generator_on_by_one(settings: dict[str, Any], batch_size: int) -> None:
-    ours, reference = generator(3), generator(3)
-    images = random_images(batch_size, 3, 8, 6)
-    SaliencyMix(**settings).draw(batch_size, 8, 6, generator=ours, images=images)
-    torch.randint(2**63 - 1, (), generator=reference)
-    assert torch.equal(ours.get_state(), reference.get_state())
-
-
 @pytest.mark.parametrize("settings", [{}, {"prob": 0.0}])
 def test_it_says_so_when_it_sees_no_images(settings: dict[str, Any]) -> None:
     """Whatever is drawn, so that it is found at once."""

@@ -3,7 +3,6 @@ from collections import UserDict, namedtuple
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, default_collate
@@ -22,6 +21,7 @@ from cutmix_zoo.mixing import (
     OneOf,
     Scheduled,
 )
+from tests.conftest import global_states
 from tests.mixing.helpers import generator, random_images
 
 B, K, SIZE = 6, 5, (12, 10)
@@ -222,12 +222,11 @@ def _mixed(transform: MixTransform, batches: int = 2) -> torch.Tensor:
 
 def test_the_plans_follow_from_the_global_seed_without_touching_it() -> None:
     torch.manual_seed(5)
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    before = global_states()
     first = _mixed(MixTransform(MIX, K))
     assert not torch.equal(first[0], first[1])
     assert torch.equal(first, _mixed(MixTransform(MIX, K)))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert np.random.get_state()[1].tolist() == numpy_before  # noqa: NPY002
+    assert global_states() == before
     for other in (MixTransform(MIX, K, seed=1), MixTransform(MIX, K, rank=1)):
         assert not torch.equal(first, _mixed(other))
     torch.manual_seed(6)

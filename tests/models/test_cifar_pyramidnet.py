@@ -1,24 +1,15 @@
 import pytest
-import timm
 import torch
 from torch.nn.functional import batch_norm, conv2d, relu
 
 from cutmix_zoo.models import CifarPyramidNet
-from tests.models.test_staged_net import images, make
+from tests.models.nets import count, images, make, meta, pyramid_parameters
 
 BOTTLENECK = {
     "cifar_pyramidnet110_a64": (110, 64),
     "cifar_pyramidnet200_a240": (200, 240),
     "cifar_pyramidnet272_a200": (272, 200),
 }
-
-
-def meta(name: str, **kwargs: object) -> CifarPyramidNet:
-    return timm.create_model(name, device="meta", **kwargs)
-
-
-def count(net: CifarPyramidNet) -> int:
-    return sum(p.numel() for p in net.parameters())
 
 
 def shapes(net: CifarPyramidNet) -> dict[str, torch.Size]:
@@ -28,8 +19,15 @@ def shapes(net: CifarPyramidNet) -> dict[str, torch.Size]:
 # size
 
 
-def test_parameters_for_cifar10() -> None:
-    assert count(meta("cifar_pyramidnet200_a240")) == 26_752_702
+@pytest.mark.parametrize("num_classes", [10, 100])
+@pytest.mark.parametrize(("name", "facts"), [*BOTTLENECK.items(), ("cifar_pyramidnet110_a270_basic", (110, 270))])
+def test_parameters(name: str, facts: tuple[int, int], num_classes: int) -> None:
+    depth, alpha = facts
+    blocks = (depth - 2) // 3 if name in BOTTLENECK else (depth - 2) // 2
+    widths = [round(16 + alpha * number / blocks) for number in range(blocks + 1)]
+    stem = 9 * 3 * 16 + 2 * 16
+    expected = pyramid_parameters(stem, widths, num_classes, bottleneck=name in BOTTLENECK)
+    assert count(meta(name, num_classes=num_classes)) == expected
 
 
 @pytest.mark.parametrize(("name", "depth_alpha"), BOTTLENECK.items())

@@ -5,14 +5,10 @@ from torch.nn.functional import batch_norm, conv2d, relu
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18
 
 from cutmix_zoo.models import CifarResNet
-from tests.models.test_staged_net import images, make
+from tests.models.nets import count, images, make, meta
 
 BASIC = {f"cifar_resnet{depth}": depth for depth in (8, 14, 20, 32, 44, 56, 110)}
 BOTTLENECK = {f"cifar_resnet{depth}_bottleneck": depth for depth in (110, 164)}
-
-
-def count(name: str, **kwargs: object) -> int:
-    return sum(p.numel() for p in timm.create_model(name, device="meta", **kwargs).parameters())
 
 
 # size
@@ -26,7 +22,7 @@ def test_depth_and_parameters_of_basic_nets(name: str, depth: int) -> None:
     # the first block of stages 2 and 3 has half the input channels, and a projection with its BN
     transitions = sum(-9 * (w // 2) * w + (w // 2) * w + 2 * w for w in (32, 64))
     stem_and_classifier = 9 * 3 * 16 + 2 * 16 + 64 * 10 + 10
-    assert count(name) == blocks + transitions + stem_and_classifier
+    assert count(meta(name)) == blocks + transitions + stem_and_classifier
 
 
 @pytest.mark.parametrize(("name", "depth"), BOTTLENECK.items())
@@ -37,7 +33,7 @@ def test_depth_and_parameters_of_bottleneck_nets(name: str, depth: int) -> None:
     # the first block of a stage: fewer input channels (16; else 2 w) in its first convolution, and a projection
     transitions = sum((c - 4 * w) * w + c * 4 * w + 2 * 4 * w for c, w in ((16, 16), (64, 32), (128, 64)))
     stem_and_classifier = 9 * 3 * 16 + 2 * 16 + 256 * 10 + 10
-    assert count(name) == blocks + transitions + stem_and_classifier
+    assert count(meta(name)) == blocks + transitions + stem_and_classifier
 
 
 @pytest.mark.parametrize(("name", "layers"), [("cifar_resnet20", 19), ("cifar_resnet110_bottleneck", 109)])

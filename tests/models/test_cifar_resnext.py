@@ -4,7 +4,7 @@ import torch
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from cutmix_zoo.models import CifarResNeXt
-from tests.models.test_staged_net import images, make
+from tests.models.nets import images, make
 
 
 def torchvisions(groups: int, width_per_group: int, blocks: int) -> ResNet:

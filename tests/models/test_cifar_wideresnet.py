@@ -1,28 +1,26 @@
 import itertools
 
 import pytest
-import timm
 import torch
 from torch.nn.functional import batch_norm, conv2d, relu
 
 from cutmix_zoo.models import CifarWideResNet
-from tests.models.test_staged_net import images, make
+from tests.models.nets import count, images, make, meta
 
 
 def test_parameters_of_the_definition() -> None:
-    count = sum(p.numel() for p in timm.create_model("cifar_wideresnet28_10", device="meta").parameters())
     widths = [16, 160, 320, 640]
     expected = 3 * 9 * 16 + 2 * 640 + 640 * 10 + 10
     for before, width in itertools.pairwise(widths):
         # the first block has a projection; four blocks a stage, two 3x3 convolutions and two norms each
         expected += 9 * before * width + before * width + 9 * width**2 + 2 * before + 2 * width
         expected += 3 * (18 * width**2 + 4 * width)
-    assert count == expected
-    assert f"{count / 1e6:.1f}" == "36.5"  # the paper's table 4
+    assert count(meta("cifar_wideresnet28_10")) == expected
+    assert f"{expected / 1e6:.1f}" == "36.5"  # the paper's table 4
 
 
 def test_depth_counts_the_weighted_layers() -> None:
-    net = timm.create_model("cifar_wideresnet28_10", device="meta")
+    net = meta("cifar_wideresnet28_10")
     convs = [key for key, p in net.named_parameters() if p.ndim == 4 and "downsample" not in key]
     assert len(convs) + 3 == 28  # the paper counts the three projections, and not the classifier
 

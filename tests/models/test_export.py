@@ -225,9 +225,7 @@ def test_missing_model_args_are_found(tmp_path: Path) -> None:
 )
 def test_missing_model_args_that_no_weight_shows_are_found(tmp_path: Path, name: str, kwargs: dict[str, Any]) -> None:
     model = moved(timm.create_model(name, num_classes=10, in_chans=1, **kwargs))
-    with pytest.raises(
-        ValueError, match=r"(?s)give the arguments .* as model_args.* its logits are off by up to 0\.\d"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)give the arguments .* as model_args.* its logits are off by up to \d"):
         export(model, tmp_path / "without")
     assert list((tmp_path / "without").iterdir()) == []
     export(model, tmp_path / "with", model_args=kwargs)

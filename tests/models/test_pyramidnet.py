@@ -1,10 +1,9 @@
 import pytest
-import timm
 import torch
 from torch.nn.functional import max_pool2d
 
 from cutmix_zoo.models import PyramidNet
-from tests.models.test_staged_net import images, make
+from tests.models.nets import count, images, make, meta, pyramid_parameters
 
 DEPTHS = {
     "pyramidnet50_a300": (50, [3, 4, 6, 3], 300),
@@ -16,7 +15,7 @@ DEPTHS = {
 @pytest.mark.parametrize(("name", "facts"), DEPTHS.items())
 def test_depth_and_widths(name: str, facts: tuple[int, list[int], int]) -> None:
     depth, blocks, alpha = facts
-    net = timm.create_model(name, device="meta")
+    net = meta(name)
     stages = [net.layer1, net.layer2, net.layer3, net.layer4]
     assert [len(stage) for stage in stages] == blocks
     # three convolutions a block, the stem and the classifier
@@ -26,6 +25,8 @@ def test_depth_and_widths(name: str, facts: tuple[int, list[int], int]) -> None:
     steps = [after - before for before, after in zip([64, *inner], inner, strict=False)]
     assert max(steps) - min(steps) <= 1  # the same growth everywhere, but for rounding
     assert all(block.conv3.out_channels == 4 * block.conv2.out_channels for stage in stages for block in stage)
+    widths = [round(64 + alpha * number / sum(blocks)) for number in range(sum(blocks) + 1)]
+    assert count(net) == pyramid_parameters(49 * 3 * 64 + 2 * 64, widths, 1000, bottleneck=True)
 
 
 def test_stem_and_strides() -> None:

@@ -15,7 +15,7 @@ from cutmix_zoo.models import export_model
 from cutmix_zoo.models.drop_block import DropBlock2d
 from cutmix_zoo.models.regularize import BlockRegularizers, plain_weights, regularize_blocks, residual_blocks
 from cutmix_zoo.models.shakedrop import ShakeDrop
-from tests.models.test_staged_net import FACTS, NETS, images, make
+from tests.models.nets import FACTS, NETS, images, make
 
 
 def small_timm(name: str = "resnet26", **kwargs: object) -> nn.Module:

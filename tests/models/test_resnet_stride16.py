@@ -14,13 +14,10 @@ from cutmix_zoo.models import export_model, refresh_tags
 from cutmix_zoo.models.exported import load_exported
 from cutmix_zoo.models.regularize import BlockRegularizers, regularize_blocks, residual_blocks
 from cutmix_zoo.models.tags import is_foreign_tag
+from tests.models.nets import meta
 
 BASES = ["resnet18", "resnet34", "resnet50", "resnet101"]
 GREY = {"input_size": (1, 64, 64), "mean": (0.3,), "std": (0.4,), "interpolation": "bilinear", "crop_pct": 0.875}
-
-
-def meta(name: str, **kwargs: object) -> nn.Module:
-    return timm.create_model(name, device="meta", **kwargs)
 
 
 def images(*shape: int) -> torch.Tensor:

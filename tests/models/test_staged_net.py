@@ -1,7 +1,6 @@
 """The interface that every family has, tried on a small net of each kind of block and stem."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import timm
@@ -9,45 +8,9 @@ import torch
 from timm.models import create_feature_extractor, group_parameters
 from torch import nn
 
-from cutmix_zoo.models import CifarPyramidNet, CifarResNet, CifarResNeXt, CifarWideResNet, PyramidNet
-from cutmix_zoo.models.cifar_resnet import BasicBlock
 from cutmix_zoo.models.staged_net import StagedNet, architecture_cfg, blocks_per_stage
+from tests.models.nets import FACTS, NETS, images, make
 
-NETS = {
-    "basic": lambda **kwargs: CifarResNet(14, **kwargs),
-    "bottleneck": lambda **kwargs: CifarResNet(11, bottleneck=True, **kwargs),
-    "grouped": lambda **kwargs: CifarResNeXt(11, cardinality=2, base_width=32, **kwargs),
-    "wide": lambda **kwargs: CifarWideResNet(10, widen=2, **kwargs),
-    "pyramid": lambda **kwargs: CifarPyramidNet(11, alpha=12, **kwargs),
-    "pyramid_basic": lambda **kwargs: CifarPyramidNet(8, alpha=12, bottleneck=False, **kwargs),
-    "four_stages": lambda **kwargs: StagedNet(BasicBlock, [[8], [12, 16], [20], [24]], **kwargs),
-    "imagenet": lambda **kwargs: PyramidNet((1, 1, 2, 1), alpha=15, **kwargs),
-}
-
-
-class Facts(NamedTuple):
-    """What is known of a kind."""
-
-    channels: list[int]
-    """Of the stem and the stages."""
-    reductions: list[int]
-    blocks: int
-    stem: str
-    """The layers of the stem."""
-    norm: bool
-    """Whether norm and ReLU follow the last stage."""
-
-
-FACTS = {
-    "basic": Facts([16, 16, 32, 64], [1, 1, 2, 4], 6, "conv norm relu", norm=False),
-    "bottleneck": Facts([16, 64, 128, 256], [1, 1, 2, 4], 3, "conv norm relu", norm=False),
-    "grouped": Facts([64, 256, 512, 1024], [1, 1, 2, 4], 3, "conv norm relu", norm=False),
-    "wide": Facts([16, 32, 64, 128], [1, 1, 2, 4], 3, "conv", norm=True),
-    "pyramid": Facts([16, 80, 96, 112], [1, 1, 2, 4], 3, "conv norm", norm=True),
-    "pyramid_basic": Facts([16, 20, 24, 28], [1, 1, 2, 4], 3, "conv norm", norm=True),
-    "four_stages": Facts([16, 8, 16, 20, 24], [1, 1, 2, 4, 8], 5, "conv norm relu", norm=False),
-    "imagenet": Facts([64, 268, 280, 304, 316], [2, 4, 8, 16, 32], 5, "conv norm relu", norm=True),
-}
 REGISTERED = ["cifar_resnet8", "cifar_pyramidnet110_a64", "cifar_resnet18", "pyramidnet50_a300"]
 # TorchScript is deprecated in PyTorch; it must keep working as long as it is there
 TORCHSCRIPT_DEPRECATED = r"ignore:`torch.jit.\w+` is deprecated"  # the category differs between torch versions
@@ -56,23 +19,6 @@ TORCHSCRIPT_DEPRECATED = r"ignore:`torch.jit.\w+` is deprecated"  # the category
 @pytest.fixture(params=NETS)
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-def make(kind: str, **kwargs: object) -> StagedNet:
-    """A net with weights and statistics that are not the initial ones, in evaluation mode."""
-    torch.manual_seed(0)
-    net = NETS[kind](**kwargs)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return net.eval()
-
-
-def images(*shape: int) -> torch.Tensor:
-    return torch.randn(*(shape or (2, 3, 32, 32)), generator=torch.Generator().manual_seed(1))
 
 
 def stages(net: StagedNet) -> list[nn.Sequential]:

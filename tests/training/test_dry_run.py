@@ -16,6 +16,7 @@ from cutmix_zoo.training.job import make_job
 from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.settings import EmaSettings, Recipe
+from tests.conftest import leaves_files_open
 
 
 def test_the_cost_of_a_run_is_that_of_its_parts(tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_a_short_epoch_is_enough(epochs: int, tiny_recipe: Recipe) -> None:
     assert dry_run(job, evaluate_accuracy).steps == epochs
 
 
-@pytest.mark.filterwarnings("ignore")  # webdataset's own, and files that it leaves open
+@leaves_files_open
 def test_a_stream_whose_workers_end_with_short_batches(webdataset_folder: Path) -> None:
     """Three shards of six: one worker has batches of 4, 4 and 4, the other of 4 and 2, of which four are timed."""
     pytest.importorskip("webdataset")

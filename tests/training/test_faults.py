@@ -24,6 +24,7 @@ from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.training.settings import EmaSettings, Recipe, RegularizeSettings
 from tests.processes import start, start_ranks, wait
+from tests.stand_ins import without_pictures
 
 TIMES = ("images_per_second",)
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -34,27 +35,17 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny_data: Path) -> Recipe:
+def recipe(tiny_options: dict[str, str]) -> Recipe:
     """Three epochs of five steps, all that draws random numbers or keeps state, a checkpoint after each step."""
     options = {
-        "data.name": "fashion_mnist",
-        "data.root": str(tiny_data),
-        "data.batch_size": "16",
-        "data.workers": "0",
-        "schedule.epochs": "3",
         "mix.per": "sample",
         "ema.decay": "0.9",
         "optimizer.clip_norm": "1.0",
         "runtime.micro_batch": "6",
         "runtime.checkpoint_every_steps": "1",
     }
-    recipe = load_recipe("quickstart", options)
+    recipe = load_recipe("quickstart", {**tiny_options, **options})
     return replace(recipe, regularize=RegularizeSettings(shakedrop_prob=0.5, drop_rate=0.2, drop_block_rate=0.1))
-
-
-def without_pictures(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(cutmix_zoo.train, "find_spec", lambda _: None)
-    patch.setattr(cutmix_zoo.train.tqdm, "write", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -116,7 +107,7 @@ def train_alone(recipe: Recipe, folder: Path, kill_at: int = 0, fill_disk_at: in
 
 def kill_often(recipe: Recipe, whole: Path, tmp_path: Path, kills: int) -> None:
     """Kill runs, half of them in the midst of file operations, half of them anywhere, until enough have died."""
-    rng, died, finished = random.Random(kills), 0, 0
+    rng, died, finished, saved = random.Random(kills), 0, 0, 0
     folder = tmp_path / "run-0"
     while died < kills:
         at = rng.randrange(1, 120)
@@ -131,8 +122,11 @@ def kill_often(recipe: Recipe, whole: Path, tmp_path: Path, kills: int) -> None:
         else:
             assert process.exitcode == -signal.SIGKILL
             died += 1
-            for checkpoint in list_checkpoints(folder / "checkpoints"):
+            checkpoints = list_checkpoints(folder / "checkpoints")
+            for checkpoint in checkpoints:
                 check_checkpoint(checkpoint)
+            saved += bool(checkpoints)
+    assert saved, "every process died before it had trained"
     train(recipe, folder, resume="auto")
     assert result(folder) == result(whole)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.mixing import FeatureMix, Mixup
@@ -15,6 +14,7 @@ from cutmix_zoo.training.launch import Consensus, make_accelerator
 from cutmix_zoo.training.memory import find_micro_batch, largest_that_fits
 from cutmix_zoo.training.settings import Recipe
 from tests.processes import start_ranks, wait
+from tests.stand_ins import short_of_memory, without_pictures
 
 
 @pytest.mark.parametrize(("whole", "room", "expected"), [(16, 16, 16), (16, 15, 8), (16, 1, 1), (25, 12, 7), (1, 1, 1)])
@@ -43,17 +43,6 @@ def test_processes_agree_on_what_fits_the_smallest() -> None:
 
 def automatic(recipe: Recipe) -> Recipe:
     return replace(recipe, runtime=replace(recipe.runtime, micro_batch="auto"))
-
-
-def short_of_memory(patch: pytest.MonkeyPatch, room: int, error: Exception) -> None:
-    forward = nn.Conv2d.forward
-
-    def limited(layer: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled() and len(images) > room:
-            raise error
-        return forward(layer, images)
-
-    patch.setattr(nn.Conv2d, "forward", limited)
 
 
 @pytest.mark.parametrize(
@@ -95,8 +84,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny_recipe: Recipe, mo
 def train_where_less_fits(recipe: Recipe, folder: Path) -> None:
     """Train two steps where 5 images fit, and the rest where 3 do; of two processes, each has 8 images of a batch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cutmix_zoo.train.find_spec", lambda _: None)
-        patch.setattr("cutmix_zoo.train.tqdm.write", lambda *_, **__: None)
+        without_pictures(patch)
         short_of_memory(patch, 5, torch.OutOfMemoryError("CUDA out of memory"))
         assert train(replace(recipe, schedule=replace(recipe.schedule, epochs=1)), folder / "one")["micro_batch"] == 4
         checkpoint = folder / "one" / "checkpoints" / "epoch-0001"

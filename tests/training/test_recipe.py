@@ -161,6 +161,8 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
             ["runtime.compile must be null, because mix reaches into the network, got eager"],
         ),
         (MINIMAL + "evaluate:\n  patience: 0\n", 9, ["evaluate.patience must be"]),
+        (MINIMAL + "evaluate:\n  batch_size: 0\n", 9, ["evaluate.batch_size must be"]),
+        (MINIMAL + "regularize:\n  drop_rate: 1\n", 9, ["regularize.drop_rate must be"]),
         (MINIMAL + "runtime:\n  micro_batch: 0\n", 9, ["runtime.micro_batch must be"]),
         (
             MINIMAL + "mix: {name: feature_mix, mix: {name: cutmix}, depths: [1]}\nruntime:\n  micro_batch: 8\n",

@@ -9,9 +9,9 @@ from cutmix_zoo.errors import UserError
 from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.settings import Recipe
 from cutmix_zoo.training.splits import CLEAN_IMAGES, open_splits
-from tests.conftest import png_bytes, random_image, write_tar
+from tests.conftest import leaves_files_open, png_bytes, random_image, write_tar
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # webdataset's own
+pytestmark = leaves_files_open
 
 
 def stream_recipe(root: Path, **changes: Any) -> Recipe:
