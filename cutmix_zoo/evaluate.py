@@ -19,7 +19,7 @@ from cutmix_zoo.checks import require_count, whole_number
 from cutmix_zoo.data.datasets import check_labels, class_names, open_split
 from cutmix_zoo.data.imagenet_boxes import with_boxes
 from cutmix_zoo.data.settings import DataSettings, input_spec, validation_name
-from cutmix_zoo.errors import UserError, did_you_mean, one_line, run_command, write_errors
+from cutmix_zoo.errors import UserError, did_you_mean, run_command, write_errors
 from cutmix_zoo.evaluation.classifier import Classifier
 from cutmix_zoo.evaluation.figures import save_figures
 from cutmix_zoo.evaluation.loading import load_network
@@ -32,6 +32,7 @@ from cutmix_zoo.evaluation.subject import Subject
 from cutmix_zoo.evaluation.suite_context import SuiteContext, SuiteSettings
 from cutmix_zoo.evaluation.suites import SUITES, check_suites, draw_suite, possible_suites
 from cutmix_zoo.models.labels import known_label_names
+from cutmix_zoo.models.trial import try_image
 from cutmix_zoo.training.environment import environment
 from cutmix_zoo.training.launch import leave, make_accelerator, on_main, one_process_first, say
 from cutmix_zoo.training.memory import within_memory
@@ -247,11 +248,10 @@ def _check_size(network: nn.Module, settings: DataSettings) -> None:
     """Try an image of nothing."""
     size = input_spec(settings).input_size
     try:
-        with torch.inference_mode():
-            network.eval()(torch.zeros(1, *size))
-    except (AssertionError, RuntimeError, ValueError) as error:
+        try_image(network, size)
+    except ValueError as error:
         raise UserError(
-            f"the model does not take images of {' x '.join(map(str, size))}: {one_line(error)}; "
+            f"the model does not take images of {' x '.join(map(str, size))}: {error}; "
             "choose with --img-size what it takes."
         ) from error
 

@@ -207,7 +207,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Every key of the recipe can be overridden for all runs, such as --schedule.epochs 2.",
         allow_abbrev=False,
     )
-    parser.add_argument("config", metavar="RECIPE", help="a recipe file, or a shipped recipe's name")
+    parser.add_argument(
+        "config", metavar="RECIPE", help="a recipe file, or a shipped recipe's name; before all options"
+    )
     parser.add_argument(
         "--set",
         dest="axes",

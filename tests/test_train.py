@@ -393,6 +393,15 @@ def test_a_checkpoint_that_only_another_machine_sees(
         train(recipe, tmp_path / "run", resume="auto")
 
 
+def test_a_probe_may_become_a_fine_tuning(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, _ = finished
+    probe = replace(recipe, model=replace(recipe.model, train="classifier"))
+    train(replace(probe, schedule=replace(recipe.schedule, epochs=1)), tmp_path / "run")
+    with pytest.warns(UserWarning, match="the optimizer is another one than the checkpoint's: it begins anew"):
+        train(recipe, tmp_path / "run", resume="auto", allow_changes=True)
+    assert len(metrics(tmp_path / "run")) == recipe.schedule.epochs
+
+
 def test_auto_goes_on_after_an_interruption(
     finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -595,6 +604,26 @@ def test_bad_gradients_are_skipped_as_often_as_the_recipe_allows(
     strict = replace(recipe, optimizer=replace(recipe.optimizer, skip_nonfinite=1))
     with pytest.raises(UserError, match=r"epoch 2, step 2 .* is not finite"):
         train(strict, tmp_path / "strict")
+
+
+def test_an_epoch_whose_only_update_is_left_out(
+    finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, _ = finished
+    original, calls = cutmix_zoo.training.loop.SoftTargetCrossEntropy, 0
+
+    class AtFirstInfinite(original):
+        def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            x.register_hook(lambda grad: grad * torch.inf if calls == 1 else grad)
+            return super().forward(x, target)
+
+    monkeypatch.setattr(cutmix_zoo.training.loop, "SoftTargetCrossEntropy", AtFirstInfinite)
+    whole = replace(recipe, data=replace(recipe.data, batch_size=80), schedule=replace(recipe.schedule, epochs=2))
+    train(replace(whole, optimizer=replace(recipe.optimizer, skip_nonfinite=1)), tmp_path / "run")
+    assert [line["train_loss"] is None for line in metrics(tmp_path / "run")] == [True, False]
+    assert "epoch 1/2  lr " in capsys.readouterr().out
 
 
 def test_clipping_bounds_how_far_an_update_goes(finished: tuple[Recipe, Path], tmp_path: Path) -> None:

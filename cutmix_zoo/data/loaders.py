@@ -137,7 +137,7 @@ def train_loader(
     place: dict[str, Any] = {"seed": seed, "rank": rank, "world_size": world_size}
     kept_on = device if collate_fn is collate_samples else None
     prepare = Prepare(train_transform(settings), num_classes)
-    common = {"collate_fn": collate_fn, **_common_options(device)}
+    common = {"collate_fn": collate_fn, **loader_options(device)}
     labels = _balanced_labels(dataset, settings)
     if not is_random_access(dataset):
         if kept_on is not None:
@@ -195,7 +195,7 @@ def eval_loader(
     """
     size = dataset_size(dataset)
     prepare = Prepare(eval_transform(settings), num_classes)
-    common = {"batch_size": batch_size, "collate_fn": collate_samples, **_common_options(device)}
+    common = {"batch_size": batch_size, "collate_fn": collate_samples, **loader_options(device)}
     if not is_random_access(dataset):
         if device is not None:
             _streamed(settings, "it is a stream")
@@ -215,8 +215,8 @@ def eval_loader(
     return EvalLoader(DataLoader(Plain(dataset, prepare), sampler=places, num_workers=workers, **common), size)
 
 
-def _common_options(device: torch.device | None) -> dict[str, Any]:
-    """Return what all loaders of batches for a device are given."""
+def loader_options(device: torch.device | None) -> dict[str, Any]:
+    """Return what all loaders are given whose batches are for a device; for none of its own, if it is ``None``."""
     return {
         "pin_memory": device is not None and device.type == "cuda",
         "generator": torch.Generator(),
@@ -270,7 +270,7 @@ def _decode(dataset: Any, prepare: Prepare, workers: int) -> Images | None:
         batch_size=256,
         num_workers=workers,
         collate_fn=_stack_if_alike,
-        **_common_options(None),
+        **loader_options(None),
     )
     # what becomes of a share without any image
     pixels = torch.empty(0, 0, 0, 0, dtype=torch.uint8)

@@ -101,7 +101,9 @@ class DataSettings:
         require(len(size) == 3, f"input_size must be three numbers: channels, height and width, got {size}")
         require(size[0] in (1, 3), f"input_size must begin with 1 or 3 channels, got {size}")
         require(min(size) >= 1, f"input_size must have a positive height and width, got {size}")
-        require(min(self.std or (1,)) > 0, f"std must be positive, got {self.std}")
+        scaled = all(0 <= value <= 1 for value in self.mean or ())
+        require(scaled, f"mean must be from 0 to 1, the range that grey levels are scaled to, got {self.mean}")
+        require(all(value > 0 for value in self.std or ()), f"std must be positive, got {self.std}")
         require_count("batch_size", self.batch_size)
         if self.subset is not None:
             require_count("subset", self.subset)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import timm
 from timm.models import parse_model_name
 
-from cutmix_zoo.errors import UserError, one_line
+from cutmix_zoo.errors import MODEL_ERRORS, UserError, one_line
 from cutmix_zoo.models.exported import CONFIG_FILE, load_exported
 from cutmix_zoo.models.resnet_stride16 import weights_name
 from cutmix_zoo.store import WEIGHTS_FILE, fetch_files
@@ -47,7 +47,7 @@ def load_network(model: str) -> nn.Module:
     _check_has_weights(model)
     try:
         return timm.create_model(model, pretrained=True)
-    except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except MODEL_ERRORS as error:
         raise UserError(f"cannot load {model!r}: {one_line(error)}") from error
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from cutmix_zoo.data.datasets import is_random_access
 from cutmix_zoo.data.keyed import Prepare, read_sample, read_stream
-from cutmix_zoo.data.loaders import outlive_signals, user_errors
+from cutmix_zoo.data.loaders import loader_options, user_errors
 from cutmix_zoo.data.sampler import eval_batches
 from cutmix_zoo.errors import UserError
 
@@ -58,11 +58,7 @@ class Samples:
     ) -> None:
         self.indices = indices
         self.unreadable: list[str] = []
-        common: dict[str, Any] = {
-            "collate_fn": _join,
-            "generator": torch.Generator(),
-            "worker_init_fn": outlive_signals,
-        }
+        common: dict[str, Any] = {"collate_fn": _join, **loader_options(None)}
         if not is_random_access(dataset):
             dataset.set_loader_cfg(num_workers=1)  # timm's
             stream = _LocatedStream(dataset, prepare, batch_size, rank, world_size)

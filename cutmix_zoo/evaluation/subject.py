@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from cutmix_zoo.data.datasets import dataset_size
 from cutmix_zoo.data.keyed import Prepare
@@ -16,6 +14,7 @@ from cutmix_zoo.data.sampler import fixed_subset
 from cutmix_zoo.data.transforms import eval_transform
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.samples import Samples
+from cutmix_zoo.training.launch import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from numpy.typing import NDArray
     from torch import Tensor
+    from tqdm import tqdm
 
     from cutmix_zoo.data.settings import DataSettings
     from cutmix_zoo.data.transforms import Transform
@@ -154,14 +154,7 @@ class Subject:
             name: what it says.
             unit: what it counts, with a space in front.
         """
-        return tqdm(
-            total=total,
-            desc=name,
-            unit=unit,
-            disable=not self.accelerator.is_main_process,
-            mininterval=0.2 if sys.stderr.isatty() else 30,
-            dynamic_ncols=True,
-        )
+        return progress_bar(self.accelerator, total=total, desc=name, unit=unit)
 
     def _check_read(self, unreadable: Sequence[str], size: int) -> None:
         if not unreadable or (self.skip_unreadable and len(unreadable) < size):

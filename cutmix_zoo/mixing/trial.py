@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from cutmix_zoo.mixing.compose import OneOf, Scheduled
-from cutmix_zoo.mixing.feature import FeatureMix, inner_methods
+from cutmix_zoo.mixing.feature import FeatureMix, inner_methods, nested
 from cutmix_zoo.mixing.targets import IGNORE_INDEX, are_masks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from cutmix_zoo.mixing.feature import MapSizes
     from cutmix_zoo.mixing.method import Images, MixMethod
 
 
@@ -53,6 +55,27 @@ def try_methods(
                     plan.apply_masks(pair, ignore_index)
             except ValueError as error:
                 raise ValueError(f"{method} cannot mix this data: {error}") from error
+
+
+def try_maps(mix: MixMethod, sizes: MapSizes) -> None:
+    """Draw, at each of its depths, each method that may ever mix the maps inside a network.
+
+    Args:
+        mix: the method, or one that holds it.
+        sizes: of the maps.
+
+    Raises:
+        ValueError: if a method cannot mix the maps of a depth, such as a box tokens.
+
+    Example:
+        >>> from cutmix_zoo.mixing import FeatureMix, Mixup
+        >>> try_maps(FeatureMix(Mixup(), depths=[0, 1]), [(8, 8), None])
+    """
+    height, width = sizes[0] or (1, 1)
+    for feature in (method for method in nested(mix) if isinstance(method, FeatureMix)):
+        for inner, depth in product(_tried(feature.mix), filter(None, feature.depths)):
+            alone = FeatureMix(_certain(inner), depths=[depth])
+            alone.draw(2, height, width, generator=torch.Generator().manual_seed(0), map_sizes=sizes)
 
 
 def _tried(mix: Any) -> Iterator[Any]:

@@ -18,6 +18,7 @@ import timm
 import torch
 from safetensors.torch import save
 
+from cutmix_zoo.errors import MODEL_ERRORS
 from cutmix_zoo.keys import isolated_rng
 from cutmix_zoo.models.regularize import plain_weights
 
@@ -155,7 +156,7 @@ def _check_loads(folder: str, model: nn.Module, input_size: Sequence[int]) -> No
             # a copy: the model may be half precision, on a GPU, and in the midst of its training
             expected, found = (net(image) for net in (copy.deepcopy(model).to("cpu", torch.float32).eval(), loaded))
             _check_same(expected, found)
-    except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except MODEL_ERRORS as error:
         raise ValueError(
             f"timm cannot load this model back from its architecture, num_classes, input_size and model_args; give "
             f"the arguments of timm.create_model that shaped it as model_args. What went wrong: {error}"

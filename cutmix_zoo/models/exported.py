@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 
-from cutmix_zoo.errors import UserError, did_you_mean, one_line, shown
+from cutmix_zoo.errors import MODEL_ERRORS, UserError, did_you_mean, one_line, shown
 from cutmix_zoo.keys import isolated_rng
 from cutmix_zoo.models.weights import check_weights
 from cutmix_zoo.store import WEIGHTS_FILE, file_sha256
@@ -77,7 +77,7 @@ def load_exported(folder: Path, architecture: str | None = None) -> nn.Module:
         return network.eval()
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
-    except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except MODEL_ERRORS as error:
         raise UserError(f"cannot make {found} as {folder / CONFIG_FILE} says: {one_line(error)}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -81,7 +82,8 @@ class Progress:
         """
         sign = 1 if key.endswith("loss") else -1
         measured = [line for line in self.metrics if line.get(key) is not None]
-        return [line["epoch"] for line in sorted(measured, key=lambda line: sign * line[key])]
+        # what is not a number is not the best of anything
+        return [line["epoch"] for line in sorted(measured, key=lambda line: (math.isnan(line[key]), sign * line[key]))]
 
     @property
     def name(self) -> str:
@@ -279,14 +281,16 @@ def _load_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any], *, keep_settings: bool
 ) -> None:
     saved = _join_optimizer(tensors, rest)
+    own = optimizer.state_dict()["param_groups"]
+    # what a group is set to is a matter of the optimizer's kind, and of torch's version
+    shapes = [
+        [(len(group["params"]), sorted(group) if keep_settings else None) for group in groups]
+        for groups in (own, saved["param_groups"])
+    ]
+    if shapes[0] != shapes[1]:
+        warnings.warn("the optimizer is another one than the checkpoint's: it begins anew.", stacklevel=3)
+        return
     if keep_settings:
-        own = optimizer.state_dict()["param_groups"]
-        shapes = [
-            [(len(group["params"]), sorted(group)) for group in groups] for groups in (own, saved["param_groups"])
-        ]
-        if shapes[0] != shapes[1]:
-            warnings.warn("the optimizer is another one than the checkpoint's: it begins anew.", stacklevel=3)
-            return
         saved["param_groups"] = own
     optimizer.load_state_dict(saved)
     for parameter, values in optimizer.state.items():

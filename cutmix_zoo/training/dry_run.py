@@ -121,6 +121,7 @@ def _time_steps(job: Job, count: int) -> list[float]:
     guard = GradientGuard(job.recipe.optimizer.clip_norm, job.recipe.optimizer.skip_nonfinite)
     with suppress(_EnoughError):
         train_epoch(job, Progress(recipe_dict(job.recipe)), guard, tqdm(disable=True), after_step)
+    guard.check()
     return [later - earlier for earlier, later in pairwise(laps)]
 
 

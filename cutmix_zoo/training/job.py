@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cutmix_zoo.data.datasets import need_labels
 from cutmix_zoo.data.loaders import EvalLoader, TrainLoader, eval_loader, train_loader
+from cutmix_zoo.data.sampler import local_batch_size
 from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.data.transforms import to_input
 from cutmix_zoo.errors import UserError
@@ -24,7 +25,7 @@ from cutmix_zoo.models.labels import stated_label_names
 from cutmix_zoo.training.checkpoint import TrainState
 from cutmix_zoo.training.environment import versions
 from cutmix_zoo.training.launch import one_process_first, sum_over_processes
-from cutmix_zoo.training.memory import find_micro_batch
+from cutmix_zoo.training.memory import blank_pass, find_micro_batch
 from cutmix_zoo.training.mix import draw_mix, make_collate, measure_maps
 from cutmix_zoo.training.network import (
     check_takes_images,
@@ -122,6 +123,11 @@ class Job:
         return len(self.train_loader)
 
     @property
+    def local_batch_size(self) -> int:
+        """Images of a batch in this process."""
+        return local_batch_size(self.recipe.data.batch_size, self.accelerator.num_processes)
+
+    @property
     def images_per_epoch(self) -> int:
         """Training images an epoch, over all processes."""
         return self.updates_per_epoch * self.recipe.data.batch_size
@@ -201,8 +207,14 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
         UserError: for whatever the user can put right in the recipe or the data.
     """
     job = _make_job(recipe, accelerator)
-    # the recipe goes on to say auto: a run may be resumed where other numbers fit
-    return replace(job, micro_batch=find_micro_batch(job)) if recipe.runtime.micro_batch == "auto" else job
+    if recipe.runtime.micro_batch == "auto":
+        # the recipe goes on to say auto: a run may be resumed where other numbers fit
+        job = replace(job, micro_batch=find_micro_batch(job))
+    if accelerator.num_processes > 1:
+        # after its first pass, torch exchanges gradients in other groups, in which they are added up in another order:
+        # without this one, the first update after a resume would not be what it is in an uninterrupted run
+        blank_pass(job, job.model, job.micro_batch or job.local_batch_size, job.local_batch_size)
+    return job
 
 
 def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
@@ -241,7 +253,9 @@ def _make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
     )
     backend = recipe.runtime.compile
     trained: Any = network if backend is None else torch.compile(network, backend=backend)
-    with _unchanged_forward(network, trained):
+    with _unchanged_forward(network, trained), warnings.catch_warnings():
+        # what torch advises instead, Accelerate cannot pass on yet
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         model, wrapped_optimizer = accelerator.prepare(trained, optimizer)
     if accelerator.scaler is not None and any(group.get("fused") for group in optimizer.param_groups):
         raise UserError(

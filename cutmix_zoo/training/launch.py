@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from tqdm import tqdm
 
 from cutmix_zoo.errors import UserError
 
@@ -61,7 +63,7 @@ def launch_command(processes: int, precision: str, cpu_threads: int | None = Non
 
 
 def check_launch(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse a launch that asked for several processes and started one, or for a network in parts.
+    """Refuse a launch that asked for several processes and started one, for a network in parts, or to compile it.
 
     ``accelerate launch --cpu --num_processes 2`` does the first: it sets the rendezvous address for several
     processes and no rank, and starts a single one. The second is what FSDP and its like do, often by the user's
@@ -76,6 +78,12 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
                 f"accelerate was asked for {name}, and networks are trained whole in each process here: leave it out "
                 "of the command, or choose another configuration than that of `accelerate config` with --config_file."
             )
+    backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no":
+        raise UserError(
+            f"accelerate was asked to compile with {backend}, of which a run would not know: launch with "
+            f"--dynamo_backend no, and give the recipe --runtime.compile {backend.lower()}."
+        )
     if is_launched(environment) and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
         raise UserError(
             "accelerate was asked for several processes but started only this one, as it does with --cpu or "
@@ -100,7 +108,12 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
         _need_tracker(tracker)
     # imported here: it takes a second, which what only asks for the process's rank need not wait for
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
+    from accelerate.utils import (
+        DistributedDataParallelKwargs,
+        GradientAccumulationPlugin,
+        InitProcessGroupKwargs,
+        ProjectConfiguration,
+    )
 
     log_with = list(trackers) if trackers and folder else None
     places = ProjectConfiguration(str(folder), str(folder / "tensorboard")) if folder else None
@@ -108,6 +121,8 @@ def make_accelerator(trackers: tuple[str, ...] = (), folder: Path | None = None)
         cpu=not torch.cuda.is_available(),
         log_with=log_with,
         project_config=places,
+        # else the environment could have each loss divided, of which the loop knows nothing
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=PATIENCE),
             # training does not read running statistics; the loop shares them at the end of an epoch
@@ -141,6 +156,18 @@ def say(text: str) -> None:
     """Print something, once a launch."""
     if is_first_process():
         print(text, flush=True)  # noqa: T201
+
+
+def progress_bar(accelerator: Accelerator, **options: Any) -> tqdm[Any]:
+    """Make a progress bar, which the main process alone shows.
+
+    Args:
+        accelerator: this process's place in the launch.
+        options: of tqdm.
+    """
+    # a log file gets a line now and then, a terminal a moving bar
+    interval = 0.2 if sys.stderr.isatty() else 30
+    return tqdm(disable=not accelerator.is_main_process, mininterval=interval, dynamic_ncols=True, **options)
 
 
 def synchronize(device: torch.device) -> None:

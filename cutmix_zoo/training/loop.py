@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
@@ -12,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timm.loss import SoftTargetCrossEntropy
 from timm.utils import distribute_bn
-from tqdm import tqdm
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.keys import Stream, seed_for
 from cutmix_zoo.mixing import mix_features, mixed_accuracy
 from cutmix_zoo.training.gradient import GradientGuard, NotFiniteError
-from cutmix_zoo.training.launch import gather_from_processes
+from cutmix_zoo.training.launch import gather_from_processes, progress_bar
 from cutmix_zoo.training.saver import Saver
 from cutmix_zoo.training.settings import VALIDATED
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from tqdm import tqdm
 
     from cutmix_zoo.data.loaders import EvalLoader
     from cutmix_zoo.training.checkpoint import Progress
@@ -116,7 +115,7 @@ def train_epoch(
 
     Returns:
         ``lr`` of the last update, and over all processes ``train_loss`` in nats and ``mixed_top1`` in percent; batches
-        whose update was left out do not count in them.
+        whose update was left out do not count in them, and where all were, they are None.
 
     Raises:
         NotFiniteError: if a gradient is not finite.
@@ -141,7 +140,9 @@ def train_epoch(
     progress.sums = gather_from_processes(job.accelerator, sums)
     progress.epoch_seconds += time.perf_counter() - lap
     loss_sum, hits, count = map(sum, zip(*progress.sums, strict=True))
-    if not count or not math.isfinite(loss_sum):
+    if not count:
+        return {"lr": job.lr, "train_loss": None, "mixed_top1": None}
+    if not math.isfinite(loss_sum):
         raise NotFiniteError(f"the training loss of epoch {epoch + 1} (learning rate {job.lr:.3g}) is not finite")
     return {"lr": job.lr, "train_loss": loss_sum / count, "mixed_top1": hits / count}
 
@@ -237,24 +238,18 @@ def _validate(job: Job, measure: Measure) -> Line:
 
 
 def _make_bar(job: Job, progress: Progress) -> tqdm:
-    return tqdm(
+    return progress_bar(
+        job.accelerator,
         total=job.recipe.schedule.epochs * job.images_per_epoch,
         initial=progress.epoch * job.images_per_epoch + progress.step * job.recipe.data.batch_size,
         unit=" images",
         unit_scale=True,
         desc=job.recipe.name,
-        disable=not job.accelerator.is_main_process,
-        # a log file gets a line now and then, a terminal a moving bar
-        mininterval=0.2 if sys.stderr.isatty() else 30,
-        dynamic_ncols=True,
     )
 
 
 def _describe(line: dict[str, Any], epochs: int) -> str:
-    shown = [key for key in ("top1", "top5", "ema_top1") if line.get(key) is not None]
-    validation = "".join(f"  {key} {line[key]:.2f}" for key in shown)
-    return (
-        f"epoch {line['epoch']}/{epochs}  lr {line['lr']:.2g}  train_loss {line['train_loss']:.3f}"
-        f"  mixed_top1 {line['mixed_top1']:.2f}  clean_train_top1 {line['clean_train_top1']:.2f}{validation}"
-        f"  {line['images_per_second']:.0f} images/s"
-    )
+    formats = {"lr": ".2g", "train_loss": ".3f", "mixed_top1": ".2f", "clean_train_top1": ".2f"}
+    formats |= {"top1": ".2f", "top5": ".2f", "ema_top1": ".2f"}
+    numbers = "".join(f"  {key} {line[key]:{form}}" for key, form in formats.items() if line.get(key) is not None)
+    return f"epoch {line['epoch']}/{epochs}{numbers}  {line['images_per_second']:.0f} images/s"

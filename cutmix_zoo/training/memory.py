@@ -16,6 +16,8 @@ from cutmix_zoo.training.launch import Consensus
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from torch import nn
+
     from cutmix_zoo.training.job import Job
 
 
@@ -52,7 +54,7 @@ def find_micro_batch(job: Job) -> int | None:
     Raises:
         UserError: if not even one image fits.
     """
-    whole = job.recipe.data.batch_size // job.accelerator.num_processes
+    whole = job.local_batch_size
     size = largest_that_fits(whole, lambda size: _try_pass(job, size, whole), Consensus(job.accelerator))
     return None if size == whole else size
 
@@ -78,18 +80,12 @@ def largest_that_fits(whole: int, fits: Callable[[int], bool], consensus: Consen
 
 def _try_pass(job: Job, size: int, whole: int) -> bool:
     """Go forward and backward with so many images of a batch; say whether memory was enough."""
-    # the bare network: one of several processes may fail, and the others would wait for it
-    network, device = job.network, job.accelerator.device
-    buffers = [buffer.clone() for buffer in network.buffers()]
-    job.train_mode()
+    device = job.accelerator.device
     try:
         # room for what comes beside: the optimizer's two moments, and the gradients that processes exchange
-        room = [torch.empty_like(parameter) for parameter in network.parameters() for _ in range(3)]
-        # the whole batch is there, however few of its images are in a pass
-        batch = job.prepare(torch.zeros(whole, *input_spec(job.recipe.data).input_size, dtype=torch.uint8))
-        with job.accelerator.autocast():
-            logits = network(batch[:size])
-        SoftTargetCrossEntropy()(logits.float(), torch.zeros_like(logits, dtype=torch.float32)).backward()
+        room = [torch.empty_like(parameter) for parameter in job.network.parameters() for _ in range(3)]
+        # the bare network: one of several processes may fail, and the others would wait for it
+        blank_pass(job, job.network, size, whole)
         del room
     except torch.OutOfMemoryError:
         return False
@@ -98,9 +94,29 @@ def _try_pass(job: Job, size: int, whole: int) -> bool:
             raise
         return False
     finally:
-        network.zero_grad(set_to_none=True)
-        for buffer, value in zip(network.buffers(), buffers, strict=True):
-            buffer.copy_(value)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return True
+
+
+def blank_pass(job: Job, model: nn.Module, size: int, whole: int) -> None:
+    """Go forward and backward on images of nothing.
+
+    Args:
+        job: what is trained; its weights, buffers and gradients are as they were afterwards.
+        model: its network, bare or wrapped.
+        size: images of the pass.
+        whole: images of the batch, all of which are there, however few are in a pass.
+    """
+    network = job.network
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    job.train_mode()
+    try:
+        batch = job.prepare(torch.zeros(whole, *input_spec(job.recipe.data).input_size, dtype=torch.uint8))
+        with job.accelerator.autocast():
+            logits = model(batch[:size])
+        SoftTargetCrossEntropy()(logits.float(), torch.zeros_like(logits, dtype=torch.float32)).backward()
+    finally:
+        network.zero_grad(set_to_none=True)
+        for buffer, value in zip(network.buffers(), buffers, strict=True):
+            buffer.copy_(value)

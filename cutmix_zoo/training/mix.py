@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cutmix_zoo.data.settings import InputSpec, input_spec
-from cutmix_zoo.errors import UserError
+from cutmix_zoo.errors import OneProcessError, UserError
 from cutmix_zoo.mixing import IdentityPlan, MixCollate, MixPlan, collate_samples, map_sizes, needs_network, plan_for
 from cutmix_zoo.mixing.feature import FeatureMix, MapSizes, deepest, feature_part, inner_methods
+from cutmix_zoo.mixing.trial import try_maps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,7 +31,7 @@ def draw_mix(
         sizes: height and width of the maps inside the network, for methods that mix those.
 
     Raises:
-        UserError: if the method cannot mix such a batch.
+        OneProcessError: if the method cannot mix such a batch, of which each process draws its own.
     """
     shape = (len(images), *images.shape[-2:])
     if recipe.mix is None:
@@ -43,7 +44,7 @@ def draw_mix(
         plan = plan_for(recipe.mix, *shape, seed=recipe.seed, epoch=epoch, step=step, rank=rank, **context)
         feature_part(plan)
     except ValueError as error:
-        raise UserError(f"mix: {error}") from error
+        raise OneProcessError(f"mix: {error}") from error
     return plan
 
 
@@ -71,7 +72,7 @@ def check_fills(mix: MixMethod, spec: InputSpec) -> None:
 
 
 def measure_maps(recipe: Recipe, model: nn.Module) -> MapSizes | None:
-    """Measure the maps inside the network, where the method mixes those; None where it does not.
+    """Measure the maps inside the network and try to mix them, where the method does; None where it does not.
 
     Args:
         recipe: what is trained.
@@ -92,6 +93,10 @@ def measure_maps(recipe: Recipe, model: nn.Module) -> MapSizes | None:
             f"mix: depths of feature_mix must be below {len(sizes)}, the number of maps of {recipe.model.name} "
             f"with the image, got {deepest(recipe.mix)}"
         )
+    try:
+        try_maps(recipe.mix, sizes)
+    except ValueError as error:
+        raise UserError(f"mix: {error}") from error
     return sizes
 
 

@@ -7,23 +7,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import timm
-import torch
 from timm.optim import create_optimizer_v2
-from torch import Tensor, nn
+from torch import Tensor
 
 from cutmix_zoo.data.settings import input_spec
-from cutmix_zoo.errors import UserError, one_line
+from cutmix_zoo.errors import MODEL_ERRORS, UserError, one_line
 from cutmix_zoo.keys import Stream, isolated_rng
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.models.regularize import regularize_blocks
+from cutmix_zoo.models.trial import try_image
 from cutmix_zoo.store import WEIGHTS_FILE
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from cutmix_zoo.models.regularize import BlockRegularizers
     from cutmix_zoo.training.settings import Recipe, RegularizeSettings
-
-# what timm raises for a model that is not there, or does not take its arguments
-_MODEL_ERRORS = (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def complete_input(recipe: Recipe) -> Recipe:
@@ -60,7 +60,7 @@ def _pretrained_cfg(name: str) -> dict[str, Any] | None:
             return None if config is None else config.to_dict()
     try:
         found: dict[str, Any] = timm.create_model(name).pretrained_cfg
-    except _MODEL_ERRORS as error:
+    except MODEL_ERRORS as error:
         raise UserError(f"cannot make model {name!r}: {one_line(error)}") from error
     return found
 
@@ -91,7 +91,7 @@ def make_network(recipe: Recipe) -> nn.Module:
             for classifier in classifiers(network):
                 classifier.requires_grad_(True)
         return network
-    except _MODEL_ERRORS as error:
+    except MODEL_ERRORS as error:
         raise UserError(
             f"cannot make model {recipe.model.name!r} with {arguments or 'no arguments'}: {one_line(error)}"
         ) from error
@@ -126,15 +126,14 @@ def check_takes_images(network: nn.Module, recipe: Recipe) -> None:
     """
     size = input_spec(recipe.data).input_size
     try:
-        with torch.inference_mode():
-            logits = network.eval()(torch.zeros(1, *size))
+        logits = try_image(network, size)
         if not isinstance(logits, Tensor) or logits.shape != (1, recipe.model.num_classes):
             raise ValueError(
                 f"it gives {type(logits).__name__} where logits (1, {recipe.model.num_classes}) were expected."
             )
-    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(
-            f"{recipe.model.name} does not classify images of data.input_size {list(size)}: {one_line(error)} "
+            f"{recipe.model.name} does not classify images of data.input_size {list(size)}: {error} "
             "Set data.input_size, or what model.args needs for it, such as {img_size: 32}."
         ) from error
 

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cutmix_zoo.data.datasets import is_stream
 from cutmix_zoo.data.loaders import train_loader
+from cutmix_zoo.data.sampler import local_batch_size
 from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.mixing import IdentityPlan, collate_samples
 from cutmix_zoo.mixing.feature import deepest
 from cutmix_zoo.pictures import changed_settings, draw_mixed
+from cutmix_zoo.training.launch import process_count
 from cutmix_zoo.training.mix import draw_mix
 
 if TYPE_CHECKING:
@@ -38,14 +41,16 @@ def draw_preview(recipe: Recipe, splits: Splits, file: Path) -> None:
     Raises:
         UserError: if matplotlib is not installed, or an image cannot be read or mixed.
     """
-    in_process = replace(recipe.data, workers=0)
+    # a stream deals each process its share, in batches of its own
+    processes = process_count() if is_stream(recipe.data.name) else 1
+    in_process = replace(recipe.data, workers=0, batch_size=local_batch_size(recipe.data.batch_size, processes))
     loader = train_loader(
         splits.train, in_process, collate_fn=collate_samples, num_classes=len(splits.classes), seed=recipe.seed
     )
     channels, height, width = input_spec(recipe.data).input_size
     sizes = ((height, width),) * (1 + deepest(recipe.mix)) if recipe.mix is not None else None
     # which batches are mixed does not depend on their images, so that only one batch need be loaded
-    blank = torch.zeros(recipe.data.batch_size, channels, height, width, dtype=torch.uint8)
+    blank = torch.zeros(in_process.batch_size, channels, height, width, dtype=torch.uint8)
     plans = (draw_mix(recipe, blank, epoch=0, step=step, sizes=sizes) for step in range(min(_STEPS, len(loader))))
     step = next((step for step, plan in enumerate(plans) if not isinstance(plan, IdentityPlan)), 0)
     images, labels = next(loader.epoch(0, start_step=step))

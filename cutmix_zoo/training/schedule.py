@@ -62,13 +62,13 @@ def make_schedule(settings: ScheduleSettings, optimizer: torch.optim.Optimizer, 
         A timm scheduler; call ``step_update(update)`` before each update, counted from 0 over the run.
 
     Raises:
-        UserError: if timm has no such schedule, or it does not take the recipe's arguments.
+        UserError: if timm has no such schedule, it does not take the recipe's arguments, or does not end with the run.
     """
     warmup = round(settings.warmup_epochs * updates_per_epoch)
     if settings.name not in ("multistep", "constant"):
         gamma = {"decay_rate": settings.gamma} if settings.name == "step" else {}
         try:
-            schedule, _ = create_scheduler_v2(
+            schedule, epochs = create_scheduler_v2(
                 optimizer,
                 sched=settings.name,
                 num_epochs=settings.epochs,
@@ -84,6 +84,11 @@ def make_schedule(settings: ScheduleSettings, optimizer: torch.optim.Optimizer, 
             raise UserError(
                 f"cannot make schedule {settings.name!r} with {settings.args or 'no arguments'}: {one_line(error)}"
             ) from error
+        if epochs != settings.epochs:
+            raise UserError(
+                f"schedule.args {settings.args} make a schedule of {epochs:g} epochs, and schedule.epochs is "
+                f"{settings.epochs}: the run has to end where its schedule does."
+            )
         return schedule
     fractions = settings.milestones if settings.name == "multistep" else ()
     # a fraction such as 0.1 of 300 is 30.000000000000004 in floating point, and must still be 30

@@ -19,6 +19,7 @@ from cutmix_zoo.models.regularize import BlockRegularizers
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 VALIDATED = ("top1", "top5", "val_loss", "balanced_accuracy", "macro_f1")
 """What ``metrics.jsonl`` says of the validation split; of averaged weights with ``ema_`` in front."""
+_LIKE_SGD = ("sgd", "nesterov", "momentum")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class OptimizerSettings:
 
     Args:
         name: an optimizer of timm; its ``sgd`` has Nesterov momentum, its ``momentum`` has not.
-        lr: learning rate for the recipe's ``data.batch_size``; the default is one for SGD.
+        lr: learning rate for the recipe's ``data.batch_size``; ``None`` for 0.1 with ``sgd``, ``nesterov`` or
+            ``momentum``; the others have to say.
         momentum: momentum of SGD-like optimizers.
         weight_decay: weight decay.
         decay_all: decay every parameter, as the CutMix authors do, but what a network itself exempts
@@ -109,12 +111,13 @@ class OptimizerSettings:
         args: further arguments of the optimizer, such as ``betas``.
 
     Raises:
-        ValueError: if the optimizer is unknown, a number is out of range, or both ``layer_decay`` and
+        ValueError: if the optimizer is unknown or needs second derivatives, ``lr`` is missing, a number is out of
+            range, or both ``layer_decay`` and
             ``backbone_lr_scale`` set the rates of layers.
     """
 
     name: str = "sgd"
-    lr: float = 0.1
+    lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_all: bool = True
@@ -129,6 +132,14 @@ class OptimizerSettings:
         if self.name not in valid:
             hint = f"{did_you_mean(self.name, valid)}timm.optim.list_optimizers() lists the valid names."
             raise ValueError(f"name: no optimizer is called {self.name!r}; {hint}")
+        require(
+            not timm.optim.get_optimizer_info(self.name).second_order,
+            f"name must be an optimizer that needs gradients alone, got {self.name}, which needs second derivatives",
+        )
+        if self.lr is None:
+            require(self.name in _LIKE_SGD, f"lr must be given for {self.name}: the default, 0.1, is one for SGD")
+            object.__setattr__(self, "lr", 0.1)  # the only way to complete what is frozen
+        assert self.lr is not None
         require_positive("lr", self.lr)
         require(0 <= self.momentum < 1, f"momentum must be at least 0 and below 1, got {self.momentum}")
         require(self.weight_decay >= 0, f"weight_decay must be at least 0, got {self.weight_decay}")
@@ -154,7 +165,7 @@ class ScheduleSettings:
         epochs: length of the run.
         name: ``multistep`` multiplies by ``gamma`` at each milestone; ``cosine`` falls to ``min_lr``; ``constant``; or
             another schedule of timm that is a function of the update: ``tanh``, ``poly``, ``wsd``, ``rsqrt``, and
-            ``step``, which multiplies by ``gamma`` every ``decay_epochs``.
+            ``step``, which multiplies by ``gamma`` every ``decay_epochs``. The power of ``poly`` is ``decay_rate``.
         milestones: fractions of the run in (0, 1), rising; 0.5 of 300 epochs is the start of epoch 150, counted from 0.
             What falls within an epoch waits for the next one.
         gamma: factor at each milestone.
@@ -220,7 +231,8 @@ class EvaluateSettings:
         batch_size: images a forward pass and process.
         every: epochs between validations; the last epoch is always validated.
         patience: end the run after so many validations without a new best by ``best_by``; ``None`` for never. The
-            learning rate moves as if the run had its whole length.
+            learning rate moves as if the run had its whole length. What is exported are the last weights;
+            ``runtime.keep_best`` keeps checkpoints of the best.
         best_by: the number of ``metrics.jsonl`` that says which epoch is the best, the highest, of a loss the lowest:
             ``top1``, ``top5``, ``val_loss``, ``balanced_accuracy`` or ``macro_f1``, or one of the averaged weights,
             with ``ema_`` in front. The summary's best epoch is that of the weights that are exported: the averaged

@@ -9,39 +9,23 @@ from PIL import Image
 
 from cutmix_zoo.data.corrupted import CifarC, ImageNetC, open_corrupted
 from cutmix_zoo.errors import UserError
-
-# as the released sets name them, in the order of the paper's figure
-NAMES = """
-    gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost fog brightness
-    contrast elastic_transform pixelate jpeg_compression
-    """.split()  # noqa: SIM905  quoted, they would take a line each
+from tests.data.corrupted_files import make_cifar_c, make_imagenet_c
 
 
 @pytest.fixture
 def cifar_c(tmp_path: Path) -> Path:
     """Three images a severity: all values of image i of corruption c at severity s are 10 c + 2 (s - 1) + i."""
-    root = tmp_path / "CIFAR-10-C"
-    root.mkdir()
-    for corruption, name in enumerate(NAMES):
-        values = [10 * corruption + 2 * severity + image for severity in range(5) for image in range(3)]
-        np.save(root / f"{name}.npy", np.broadcast_to(np.array(values, np.uint8)[:, None, None, None], (15, 32, 32, 3)))
-    np.save(root / "labels.npy", np.array([4, 9, 2] * 5, np.uint8))
-    return root
+    return make_cifar_c(tmp_path / "CIFAR-10-C", [4, 9, 2], lambda c, severity, i: 10 * c + 2 * severity + i)
 
 
 @pytest.fixture
 def imagenet_c(tmp_path: Path) -> Path:
     """Two classes of two images; they are all of one grey level, 10 c + 2 (s - 1) + the number of the class."""
-    root = tmp_path / "ImageNet-C"
-    for corruption, name in enumerate(NAMES):
-        for severity in range(5):
-            for label, folder in enumerate(("n02", "n10")):
-                place = root / name / str(severity + 1) / folder
-                place.mkdir(parents=True)
-                level = 10 * corruption + 2 * severity + label
-                for image in ("07", "30"):
-                    Image.new("RGB", (16, 16), (level,) * 3).save(place / f"val_{image}.JPEG")
-    return root
+
+    def draw(c: int, severity: int, label: int) -> Image.Image:
+        return Image.new("RGB", (16, 16), (10 * c + 2 * severity + label,) * 3)
+
+    return make_imagenet_c(tmp_path / "ImageNet-C", ("n02", "n10"), ("val_07.JPEG", "val_30.JPEG"), draw)
 
 
 def levels(dataset: ImageNetC | CifarC, index: int) -> set[int]:

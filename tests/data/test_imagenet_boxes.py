@@ -8,6 +8,7 @@ from cutmix_zoo.data.imagenet_boxes import read_annotation, with_boxes
 from cutmix_zoo.data.settings import DataSettings
 from cutmix_zoo.errors import UserError
 from tests.conftest import random_image, write_tar
+from tests.data.annotation_files import annotation, stem
 
 FISH, DOG = "n01440764", "n02085620"
 # WordNet id, number, objects: name, xmin, ymin, xmax, ymax
@@ -16,24 +17,6 @@ IMAGES = {
     (FISH, 293): [(FISH, 0, 0, 10, 8), (DOG, 1, 1, 5, 5), (FISH, 15, 2, 29, 23)],
     (DOG, 7): [(DOG, 4, 5, 6, 9)],
 }
-
-
-def stem(number: int) -> str:
-    return f"ILSVRC2012_val_{number:08d}"
-
-
-def annotation(number: int, objects: list[tuple], width: int = 30, height: int = 24) -> str:
-    """What ILSVRC2012_bbox_val_v3.tgz has for an image."""
-    parts = "".join(
-        f"<object><name>{name}</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>"
-        f"<bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
-        for name, x0, y0, x1, y1 in objects
-    )
-    return (
-        f"<annotation><folder>val</folder><filename>{stem(number)}</filename><source><database>ILSVRC_2012</database>"
-        f"</source><size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
-        f"<segmented>0</segmented>{parts}</annotation>"
-    )
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cutmix_zoo.mixing import CANONICAL, Chain, CutMix, Cutout, FeatureMix, IdentityPlan, Mixup, OneOf, Scheduled
-from cutmix_zoo.mixing.trial import try_methods
+from cutmix_zoo.mixing.trial import try_maps, try_methods
 from tests.mixing.helpers import random_images
 
 BYTES = random_images(5, 3, 16, 12)
@@ -43,6 +43,28 @@ def test_a_method_anywhere_inside_is_tried_however_seldom_it_is_drawn(mix: Any) 
 )
 def test_what_is_never_drawn_for_images_is_not_tried(mix: Any) -> None:
     try_methods(mix, [BYTES])
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        FeatureMix(CutMix(prob=0.01), depths=(0, 1, 2)),
+        Chain([Cutout(4), FeatureMix(OneOf([Mixup(), CutMix()]), depths=(2,))]),
+        OneOf([Mixup(), Scheduled(FeatureMix(CutMix(), depths=(1, 2)))], weights=[0.99, 0.01]),
+    ],
+    ids=str,
+)
+def test_maps_that_a_method_cannot_mix_are_found_at_every_depth(mix: Any) -> None:
+    with pytest.raises(ValueError, match=r"depth 2 is a row of tokens, which CutMix\(.* cannot mix"):
+        try_maps(mix, [(8, 6), (4, 3), None])
+    try_maps(mix, [(8, 6), (4, 3), (2, 2)])
+    with pytest.raises(ValueError, match="depths must be below 2 for this network"):
+        try_maps(mix, [(8, 6), (4, 3)])
+
+
+def test_maps_that_are_never_mixed_are_not_tried() -> None:
+    try_maps(Chain([Cutout(4, prob=0.5), FeatureMix(CutMix(prob=0.0), depths=(0, 1))]), [(8, 6), None])
+    try_maps(CutMix(), [(8, 6)])
 
 
 @pytest.mark.parametrize(

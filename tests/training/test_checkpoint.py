@@ -171,6 +171,8 @@ def test_the_best_epochs_are_in_order_and_of_equals_the_earlier_is_better() -> N
     progress = Progress({}, lines)
     assert progress.best_epochs("top1") == [2, 4, 5, 1]
     assert progress.best_epochs("val_loss") == [2, 5, 1, 4]
+    diverged = Progress({}, [{"epoch": n, "val_loss": loss} for n, loss in ((1, float("nan")), (2, 1.0), (3, 0.5))])
+    assert diverged.best_epochs("val_loss") == [3, 2, 1]
 
 
 def test_a_deletion_that_is_interrupted_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,15 +291,24 @@ def test_an_optimizer_may_keep_its_own_settings(tmp_path: Path) -> None:
     assert all(torch.equal(before, after) for before, after in zip(*moments, strict=True))
 
 
-@pytest.mark.parametrize(("name", "options"), [("lamb", {}), ("adamw", {"filter_bias_and_bn": False})])
-def test_another_optimizer_begins_anew(name: str, options: dict[str, bool], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "options", "keep_settings"),
+    [
+        ("lamb", {}, True),
+        ("adamw", {"filter_bias_and_bn": False}, True),
+        ("adamw", {"filter_bias_and_bn": False}, False),
+    ],
+)
+def test_another_optimizer_begins_anew(
+    name: str, options: dict[str, bool], keep_settings: bool, tmp_path: Path
+) -> None:
     model, optimizer = make("adamw")
     step(model, optimizer, 0)
     checkpoint = save_checkpoint(tmp_path, Progress({}), TrainState(model, optimizer))
     other, _ = make("adamw", seed=1)
     own = create_optimizer_v2(other, name, lr=0.5, weight_decay=0.25, **options)
     with pytest.warns(UserWarning, match="the optimizer is another one than the checkpoint's: it begins anew"):
-        load_checkpoint(checkpoint, TrainState(other, own), keep_settings=True)
+        load_checkpoint(checkpoint, TrainState(other, own), keep_settings=keep_settings)
     assert not own.state
     assert torch.equal(model[0].weight, other[0].weight)
     step(other, own, 1)

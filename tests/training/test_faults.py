@@ -298,6 +298,22 @@ def test_two_processes_stop_together_and_go_on_with_the_same_bits(recipe: Recipe
         train(recipe, tmp_path / "other", resume=tmp_path / "whole" / "checkpoints" / "epoch-0003")
 
 
+def go_on_from(recipe: Recipe, folder: Path, checkpoint: Path) -> None:
+    without_pictures(pytest.MonkeyPatch())
+    train(recipe, folder, resume=checkpoint)
+
+
+def test_three_processes_go_on_to_the_bit(recipe: Recipe, tmp_path: Path) -> None:
+    """The order in which three numbers are added up depends on how torch has grouped the gradients."""
+    recipe = replace(recipe, data=replace(recipe.data, batch_size=15), schedule=replace(recipe.schedule, epochs=1))
+    recipe = replace(recipe, runtime=replace(recipe.runtime, keep_checkpoints=4))
+    assert wait(start_ranks(partial(train_alone, recipe, tmp_path / "whole"), 3)) == [0, 0, 0]
+    checkpoint = list_checkpoints(tmp_path / "whole" / "checkpoints")[0]
+    assert checkpoint.name == "epoch-0000-step-000003"
+    assert wait(start_ranks(partial(go_on_from, recipe, tmp_path / "again", checkpoint), 3)) == [0, 0, 0]
+    assert result(tmp_path / "again") == result(tmp_path / "whole")
+
+
 def measure_and_stop(recipe: Recipe, folder: Path) -> None:
     """Stop a run of two processes by a signal that only the second one gets, in the midst of an evaluation."""
     prepare, patch = Job.prepare, pytest.MonkeyPatch()

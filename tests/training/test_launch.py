@@ -4,6 +4,7 @@ import time
 from datetime import timedelta
 
 import pytest
+import torch
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.training.launch import check_launch, make_accelerator, on_main
@@ -22,6 +23,22 @@ def test_a_launch_that_spreads_a_network_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"asked for {name}, and networks are trained whole .* with --config_file"):
         check_launch({**LAUNCHED, f"ACCELERATE_USE_{name}": "true"})
     check_launch({**LAUNCHED, f"ACCELERATE_USE_{name}": "false"})
+
+
+def test_a_launch_that_compiles_is_refused_with_the_key_that_does() -> None:
+    with pytest.raises(
+        UserError, match=r"compile with INDUCTOR, .* no, and .* --runtime.compile inductor"
+    ):
+        check_launch({**LAUNCHED, "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"})
+    check_launch({**LAUNCHED, "ACCELERATE_DYNAMO_BACKEND": "NO"})
+
+
+@pytest.mark.usefixtures("own_accelerator")
+def test_a_launch_does_not_divide_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    weight = torch.ones(1, requires_grad=True)
+    make_accelerator().backward(weight.sum())
+    assert weight.grad == 1.0
 
 
 @pytest.mark.parametrize(

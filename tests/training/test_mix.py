@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from cutmix_zoo.data.loaders import train_loader
 from cutmix_zoo.data.settings import input_spec
-from cutmix_zoo.errors import UserError
+from cutmix_zoo.errors import OneProcessError, UserError
 from cutmix_zoo.mixing import (
     CANONICAL,
     Chain,
@@ -132,6 +133,14 @@ def test_a_network_that_cannot_be_mixed_inside_is_refused_before_training(tiny_r
         measure_maps(recipe, torch.compile(job.network, backend="eager"))
 
 
+def test_maps_that_a_method_cannot_mix_are_refused_before_chance_draws_them(tiny_recipe: Recipe) -> None:
+    network = timm.create_model("vit_tiny_patch16_224", img_size=28, patch_size=14, in_chans=1, depth=1)
+    for mix in (FeatureMix(OneOf([Mixup(), CutMix()], [0.99, 0.01]), [0, 1]), Scheduled(FeatureMix(CutMix(), [0, 1]))):
+        with pytest.raises(UserError, match=r"^mix: the map at depth 1 is a row of tokens, which CutMix"):
+            measure_maps(replace(tiny_recipe, mix=mix), network)
+    assert measure_maps(replace(tiny_recipe, mix=FeatureMix(Mixup(), [0, 1])), network) is not None
+
+
 @pytest.mark.parametrize(
     ("mix", "sizes", "message"),
     [
@@ -143,7 +152,7 @@ def test_a_network_that_cannot_be_mixed_inside_is_refused_before_training(tiny_r
 def test_what_cannot_be_mixed_is_said_in_one_line(
     mix: MixMethod, sizes: tuple[tuple[int, int] | None, ...] | None, message: str, tiny_recipe: Recipe
 ) -> None:
-    with pytest.raises(UserError, match=f"^mix: .*{message}") as caught:
+    with pytest.raises(OneProcessError, match=f"^mix: .*{message}") as caught:
         draw_mix(replace(tiny_recipe, mix=mix), blank(tiny_recipe), epoch=0, step=0, sizes=sizes)
     assert "\n" not in str(caught.value)
 

@@ -19,8 +19,10 @@ from cutmix_zoo.mixing import (
     collate_samples,
 )
 from cutmix_zoo.training.preview import draw_preview
+from cutmix_zoo.training.recipe import load_recipe
 from cutmix_zoo.training.settings import Recipe
 from cutmix_zoo.training.splits import open_splits
+from tests.conftest import leaves_files_open
 
 
 @pytest.fixture
@@ -79,6 +81,21 @@ def test_the_method_sees_the_images_of_the_batch_that_is_drawn(
     loader = train_loader(splits.train, recipe.data, collate_fn=collate_samples, num_classes=10, seed=recipe.seed)
     assert torch.equal(seen[-1], list(loader.epoch(0))[step][0])
     assert isinstance(plan, BoxPlan)
+
+
+@leaves_files_open
+def test_of_a_stream_the_batch_is_that_of_one_of_several_processes(
+    webdataset_folder: Path, drawn: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("webdataset")
+    monkeypatch.setattr(cutmix_zoo.training.preview, "process_count", lambda: 4)
+    options = {"data.name": "wds/", "data.root": str(webdataset_folder), "model.num_classes": "3", "data.pad": "1"}
+    options |= {"data.input_size": "[3,8,8]", "data.mean": "[0.5,0.5,0.5]", "data.std": "[0.5,0.5,0.5]"}
+    # a share of the 24 images is no batch of all processes
+    recipe = load_recipe("quickstart", {**options, "data.batch_size": "48", "mix.prob": "1.0"})
+    draw_preview(recipe, open_splits(recipe), tmp_path / "p.png")
+    (images, labels, *_), _ = drawn[0]
+    assert len(images) == len(labels) == 12
 
 
 def test_a_recipe_that_never_mixes_shows_its_first_batch(tiny_recipe: Recipe, drawn: list[Any], tmp_path: Path) -> None:

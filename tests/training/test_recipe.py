@@ -148,6 +148,8 @@ def test_mix_null_is_no_mixing(tmp_path: Path) -> None:
         (MINIMAL.replace("mini\n", "mini\n  only_classes: [1, 1]\n"), 6, ["data.only_classes must be", "got [1, 1]"]),
         (MINIMAL.replace("mini\n", "mini\n  only_classes: [bag]\n"), 6, ["data.only_classes", "a list of int or null"]),
         (MINIMAL.replace("resnet8", "resnet8\n  train: head"), 4, ["model.train", "one of all, classifier"]),
+        (MINIMAL + "optimizer:\n  name: adamw\n", 9, ["optimizer.lr must be given for adamw", "one for SGD"]),
+        (MINIMAL + "optimizer:\n  name: adahessian\n", 9, ["optimizer.name must be", "needs second derivatives"]),
         (MINIMAL + "optimizer:\n  clip_norm: 0\n", 9, ["optimizer.clip_norm must be"]),
         (MINIMAL + "optimizer:\n  skip_nonfinite: -1\n", 9, ["optimizer.skip_nonfinite must be at least 0, got -1"]),
         (MINIMAL + "evaluate:\n  every: 0\n", 9, ["evaluate.every must be"]),

@@ -84,6 +84,16 @@ def test_arguments_that_timm_does_not_take(name: str, args: dict[str, int]) -> N
         learning_rates(ScheduleSettings(epochs=10, name=name, args=args), 1)
 
 
+@pytest.mark.parametrize(
+    ("args", "warmup", "epochs"),
+    [({"cycle_limit": 3}, 0, 30), ({"cooldown_epochs": 5}, 0, 15), ({"warmup_prefix": True}, 5, 15)],
+)
+def test_a_schedule_that_does_not_end_with_the_run_is_refused(args: dict[str, int], warmup: int, epochs: int) -> None:
+    cosine = ScheduleSettings(epochs=10, name="cosine", warmup_epochs=warmup, args=args)
+    with pytest.raises(UserError, match=f"make a schedule of {epochs} epochs, and schedule.epochs is 10"):
+        learning_rates(cosine, 2)
+
+
 @pytest.mark.parametrize("name", ["multistep", "constant"])
 def test_ours_take_no_arguments(name: str) -> None:
     with pytest.raises(ValueError, match=f"args must be empty for {name}"):
