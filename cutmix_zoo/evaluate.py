@@ -312,8 +312,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="the split; . for all of a folder of classes (default: the validation split, or what the run held out)",
     )
     add("--img-size", type=whole_number(1), metavar="N", help="pixels of a side (default: what the model asks for)")
-    add("--batch-size", type=whole_number(1), metavar="N", help="images a forward pass and process")
-    add("--workers", type=whole_number(0), metavar="N", help="loader processes")
+    add(
+        "--batch-size",
+        type=whole_number(1),
+        metavar="N",
+        help="images of a forward pass and process (default: the run's, else 250)",
+    )
+    add("--workers", type=whole_number(0), metavar="N", help="loader processes (default: the run's, else 2)")
     add(
         "--samples",
         type=_samples,

@@ -231,7 +231,10 @@ def _is_train(name: str, split_name: str) -> bool:
 
 def _root(settings: DataSettings) -> str:
     if settings.root is None:
-        raise UserError(f"{settings.name} needs data.root: the folder where the dataset is, or is to be downloaded to")
+        raise UserError(
+            f"{settings.name} needs data.root (of `cutmix-zoo evaluate`: --root): the folder where the dataset is, or "
+            "is to be downloaded to"
+        )
     return os.path.expanduser(settings.root)  # noqa: PTH111  a Path would spoil a URL
 
 

@@ -39,9 +39,9 @@ class RecipeKey(NamedTuple):
     expects: str
     """Which values it takes, in words; of a method's key also which methods have it."""
     default: str | None
-    """What it is unless it is given, as YAML; ``None`` if it has to be given, or methods differ in it."""
+    """What it is unless it is given, as YAML, or what it is of which methods; ``None`` if it has to be given."""
     about: str
-    """What it means, from the docstring of its section; empty where methods differ in it."""
+    """What it means, from the docstring of its section; where methods differ in it, from that of one of them."""
 
 
 def recipe_keys(section: Any = Recipe, prefix: str = "") -> dict[str, RecipeKey]:
@@ -102,16 +102,23 @@ def _method_keys(prefix: str) -> dict[str, RecipeKey]:
 
 def _shared(found: dict[str, RecipeKey]) -> RecipeKey:
     """Take together what methods say of a key that they have in common."""
-    methods: dict[str, list[str]] = {}
-    for method, key in found.items():
-        methods.setdefault(key.expects, []).append(method)
-    expects = "; ".join(f"{text} ({', '.join(names)})" for text, names in methods.items())
-    first, *others = found.values()
-    return RecipeKey(
-        expects,
-        first.default if all(key.default == first.default for key in others) else None,
-        first.about if all(key.about == first.about for key in others) else "",
+    expects, defaults = (
+        _by_value({method: getattr(key, what) for method, key in found.items()}) for what in ("expects", "default")
     )
+    (name, first), *others = found.items()
+    return RecipeKey(
+        "; ".join(f"{text} ({names})" for text, names in expects.items()),
+        first.default if len(defaults) == 1 else "; ".join(f"{value} of {names}" for value, names in defaults.items()),
+        first.about if all(key.about == first.about for _, key in others) else f"of {name}: {first.about}",
+    )
+
+
+def _by_value(values: dict[str, str | None]) -> dict[str | None, str]:
+    """Write down who has each value."""
+    owners: dict[str | None, list[str]] = {}
+    for name, value in values.items():
+        owners.setdefault(value, []).append(name)
+    return {value: ", ".join(names) for value, names in owners.items()}
 
 
 def _default(field: dataclasses.Field[Any]) -> str | None:
@@ -131,7 +138,8 @@ def _meanings(section: Any) -> dict[str, str]:
         _, _, rest = inspect.cleandoc(cls.__dict__.get("__doc__") or "").partition("\nArgs:\n")
         arguments = re.split(r"^(?=\S)", rest, maxsplit=1, flags=re.MULTILINE)[0]
         for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", arguments, flags=re.MULTILINE):
-            found[name] = " ".join(re.sub(r"``(.+?)``", _in_yaml, text).split())
+            plain = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", re.sub(r"``(.+?)``", _in_yaml, text))
+            found[name] = " ".join(plain.split())
     return found
 
 
