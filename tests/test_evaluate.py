@@ -23,6 +23,11 @@ from cutmix_zoo.evaluate import EvaluateOptions, command, evaluate, make_parser
 from cutmix_zoo.evaluation.results import ResultFolder
 from cutmix_zoo.evaluation.suites import SUITES
 from cutmix_zoo.models import export_model
+from cutmix_zoo.training.recipe import dump_recipe
+from cutmix_zoo.training.run import RunFolder
+from cutmix_zoo.training.settings import Recipe
+from tests.data.annotation_files import annotation, stem
+from tests.evaluation.synthetic_findings import make_record
 
 
 def export(folder: Path, label_names: list[str] | None = None, **changes: object) -> Path:
@@ -108,6 +113,9 @@ def test_every_suite_leaves_its_numbers_table_and_pictures(exported: Path, tiny_
         assert record["count"] == (25 if name in some else 30)
         assert json.loads((tmp_path / f"{name}.json").read_text()) == record
         assert (record["model"], record["dataset"], record["split"]) == (str(exported), "fashion_mnist", "validation")
+        # what the tests of reports and figures make up
+        assert record.keys() == make_record(name).keys()
+        assert record["rows"][0].keys() == make_record(name)["rows"][0].keys()
         head = (tmp_path / f"{name}.csv").read_text().partition("\n")[0]
         assert head.split(",") == list(record["rows"][0])
     about = json.loads((tmp_path / "evaluation.json").read_text())
@@ -168,8 +176,12 @@ def test_what_a_suite_takes_is_looked_for_before_anything_is_measured(
 ) -> None:
     arguments = [str(exported), "--on", "fashion_mnist", "--root", str(tiny_data), "--output", str(tmp_path / "out")]
     arguments += ["--workers", "0", "--suite", "accuracy,ood,corruption,probe"]
-    for option in (["--ood", "x=nowhere"], ["--corrupted", str(tmp_path)], ["--probe-on", "folder"]):
-        with pytest.raises(UserError):
+    for option, message in (
+        (["--ood", "x=nowhere"], "nowhere is no folder of images"),
+        (["--corrupted", str(tmp_path)], f"{tmp_path} is neither ImageNet-C nor CIFAR-10-C nor CIFAR-100-C"),
+        (["--probe-on", "folder"], r"folder needs data\.root"),
+    ):
+        with pytest.raises(UserError, match=f"^{message}"):
             command([*arguments, *option])
         assert not (tmp_path / "out").exists()
     command([*arguments, "--ood", "uniform"])
@@ -179,12 +191,9 @@ def test_what_a_suite_takes_is_looked_for_before_anything_is_measured(
 
 def test_imagenet_is_localized_with_its_annotations(exported: Path, image_folder: Path, tmp_path: Path) -> None:
     for number, file in enumerate(sorted((image_folder / "val").rglob("*.png"))):
-        named = file.rename(file.with_name(f"ILSVRC2012_val_{number:08d}.png"))
-        box = "<xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>17</ymax>"
-        (tmp_path / f"{named.stem}.xml").write_text(
-            "<annotation><size><width>26</width><height>23</height><depth>3</depth></size>"
-            f"<object><name>n01440764</name><bndbox>{box}</bndbox></object></annotation>"
-        )
+        file.rename(file.with_name(f"{stem(number)}.png"))
+        text = annotation(number, [("n01440764", 2, 3, 20, 17)], width=26, height=23)
+        (tmp_path / f"{stem(number)}.xml").write_text(text)
     model = export(tmp_path / "zoo", label_names=["ant", "bee", "cat", *"defghij"])
     arguments = [str(model), "--on", "folder", "--root", str(image_folder), "--suite", "localization", "--workers", "0"]
     with pytest.raises(UserError, match="folder has no boxes"):
@@ -208,11 +217,18 @@ def test_suites_can_be_added_to_a_folder_but_not_of_another_model(
         evaluate(str(other), "fashion_mnist", ["in_between"], tmp_path / "out", options)
 
 
-def test_a_run_and_a_row_of_the_zoo_bring_their_recipe(tmp_path: Path) -> None:
-    options = EvaluateOptions(workers=0)
-    evaluate("cifar_resnet8.cutmix_fmnist_mini", "fashion_mnist_mini", output=tmp_path, options=options)
-    about = json.loads((tmp_path / "evaluation.json").read_text())
-    assert yaml.safe_load(about["recipe"])["name"] == "fashion_mnist_mini_resnet8_cutmix"
+def test_a_run_and_a_row_of_the_zoo_bring_their_recipe(tiny_data: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    export(tmp_path / "run" / "model")
+    RunFolder(tmp_path / "run").recipe_file.write_text(dump_recipe(replace(tiny_recipe, name="mine")))
+    data = EvaluateOptions(root=str(tiny_data), workers=0)
+    for model, on, options, name in (
+        (str(tmp_path / "run"), None, EvaluateOptions(), "mine"),
+        ("cifar_resnet8.cutmix_fmnist_mini", "fashion_mnist", data, "fashion_mnist_mini_resnet8_cutmix"),
+    ):
+        evaluate(model, on, output=tmp_path / name, options=options)
+        about = json.loads((tmp_path / name / "evaluation.json").read_text())
+        assert yaml.safe_load(about["recipe"])["name"] == name
+        assert (about["dataset"], about["count"]) == ("fashion_mnist", 30)
 
 
 def test_a_linear_probe_alone_needs_no_common_classes(exported: Path, image_folder: Path, tmp_path: Path) -> None:

@@ -1,23 +1,19 @@
-"""A reader of reports."""
+"""Readers of reports and of their parts."""
 
 from html.parser import HTMLParser
 
 _VOID = ("meta", "wbr")
 
 
-class Page(HTMLParser):
-    """Collects tables as rows of texts, by their labels, and what else is of interest."""
+class Markup(HTMLParser):
+    """Collects tags, attributes and text, and complains of tags that do not match."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.tables: dict[str, list[list[str]]] = {}
-        self.bold: list[str] = []
-        self.drawn: list[str] = []
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str]] = []
         self.text = ""
         self._open: list[str] = []
-        self._rows: list[list[str]] = []
         self.feed(text)
         self.close()
         assert not self._open
@@ -27,6 +23,26 @@ class Page(HTMLParser):
         self.attributes += [(name, value or "") for name, value in attrs]
         if tag not in _VOID:
             self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+class Page(Markup):
+    """Collects tables too, as rows of texts, by their labels, and what is bold or drawn."""
+
+    def __init__(self, text: str) -> None:
+        self.tables: dict[str, list[list[str]]] = {}
+        self.bold: list[str] = []
+        self.drawn: list[str] = []
+        self._rows: list[list[str]] = []
+        super().__init__(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        super().handle_starttag(tag, attrs)
         values = dict(attrs)
         if values.get("role") == "region":
             self._rows = self.tables.setdefault(str(values["aria-label"]), [])
@@ -37,15 +53,8 @@ class Page(HTMLParser):
         elif tag == "small":
             self._rows[-1][-1] += " "
 
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-
     def handle_data(self, data: str) -> None:
-        self.text += data
+        super().handle_data(data)
         if "td" in self._open or "th" in self._open:
             self._rows[-1][-1] += data
         if "text" in self._open:

@@ -16,8 +16,8 @@ from cutmix_zoo.training.run import RunFolder
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "blur", "contrast", "brightness", "pixelate", "jpeg")
-HEAD = {"dataset": "fashion_mnist", "split": "validation", "input_size": [1, 28, 28], "crop_pct": 1.0}
-OOD_KINDS = {"uniform": "noise", "gaussian": "noise", "shuffled": "shuffled", "digits": "images"}
+HEAD = {"dataset": "fashion_mnist", "split": "validation", "input_size": [1, 28, 28], "crop_pct": 1.0, "count": 10_000}
+OOD_KINDS = {"uniform": "noise", "gaussian": "noise", "shuffled": "made", "digits": "natural"}
 
 
 def _accuracy(skill: float) -> Findings:
@@ -151,7 +151,7 @@ def _occlusion(skill: float) -> Findings:
         f"mean_error_{where}": float(np.mean([row["top1_error"] for row in rows if row["where"] == where]))
         for where in ("centre", "boundary")
     }
-    return Findings({"fill": "mean", "clean_error": 7.0, **means}, rows)
+    return Findings({"fill": "mean", "count": 2000, "clean_error": 7.0, **means}, rows)
 
 
 def _in_between(skill: float) -> Findings:
@@ -167,7 +167,7 @@ def _in_between(skill: float) -> Findings:
         f"mean_error_{mix}": float(np.mean([row["error"] for row in rows if row["mix"] == mix]))
         for mix in ("mixup", "cutmix")
     }
-    return Findings({"pairs": 2000, "same_class_pairs": 203, **means}, rows)
+    return Findings({"count": 2000, "pairs": 2000, "same_class_pairs": 203, **means}, rows)
 
 
 def _ood(skill: float) -> Findings:
@@ -184,6 +184,7 @@ def _ood(skill: float) -> Findings:
 
     numbers = {
         "in_distribution": 10_000,
+        "unreadable": [],
         "mean": {metric: float(np.mean([row[metric] for row in rows])) for metric in metrics},
         "mean_without_noise": {metric: float(np.mean([row[metric] for row in rows[2:]])) for metric in metrics},
         "paper_sets": False,
@@ -204,14 +205,15 @@ def _corruption(skill: float) -> Findings:
         for severity in range(1, 6)
     ]
     mean = float(np.mean([row["error"] for row in rows]))
-    return Findings({"source": "own", "clean_error": 7.0, "mean_error": mean, "note": "own corruptions"}, rows)
+    numbers = {"source": "own", "count": 2000, "unreadable": [], "clean_error": 7.0, "mean_error": mean}
+    return Findings({**numbers, "note": "own corruptions"}, rows)
 
 
 def _probe(skill: float) -> Findings:
     rows = [{"l2": 10.0**power, "validation_top1": 90 * skill - abs(power + 2)} for power in range(-5, 1)]
     numbers = {"top1": 90 * skill, "balanced_accuracy": 89 * skill, "l2": 0.01, "train_images": 2000}
     where = {"fitted_on": "digits train", "probed_on": "digits"}
-    return Findings({**numbers, "count": 10_000, "features": 64, **where}, rows)
+    return Findings({**numbers, "count": 10_000, "unreadable": [], "features": 64, **where}, rows)
 
 
 _MAKE = {
@@ -242,7 +244,7 @@ def write_evaluation(
     folder: Path, model: str = "model", skill: float = 0.9, suites: Any = tuple(SUITES), **about: Any
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    head = {**HEAD, "model": model, "count": 10_000}
+    head = {**HEAD, "model": model}
     head |= {key: about[key] for key in head if key in about}
     facts = {
         "parameters": 272_186,

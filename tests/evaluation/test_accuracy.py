@@ -2,23 +2,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, top_k_accuracy_score
-from torch import nn
 
 from cutmix_zoo.errors import UserError
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy, measure_accuracy, scores, tally
-from tests.evaluation.subjects import lookup_subject, numbered_images
-
-
-class Lookup(nn.Module):
-    """A network whose logits are known: row i of a table for an image of value i."""
-
-    def __init__(self, table: torch.Tensor) -> None:
-        super().__init__()
-        self.table = table
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        assert not self.training
-        return self.table[images.flatten().long()]
+from tests.evaluation.subjects import Lookup, lookup_subject, numbered_images
 
 
 def batches(labels: torch.Tensor, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cutmix_zoo.evaluation.accuracy import measure_accuracy
 from cutmix_zoo.evaluation.adversarial import fgsm, fgsm_direction, measure_adversarial, pgd, random_start
 from cutmix_zoo.evaluation.subject import Subject
-from tests.evaluation.test_occlusion import CLASSES, make_subject, random_pixels
+from tests.evaluation.subjects import CLASSES, make_subject, random_pixels
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Please import `gaussian_filter` from", DeprecationWarning)

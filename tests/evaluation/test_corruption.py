@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from cutmix_zoo.evaluation.own_corruptions import OWN_CORRUPTIONS, corrupt
 from cutmix_zoo.evaluation.subject import Subject
 from cutmix_zoo.known import KNOWN_DATASETS
 from tests.conftest import random_image
+from tests.data.corrupted_files import make_cifar_c, make_imagenet_c
 
 # AlexNet's errors as the authors of AugMix have them
 ALEXNET = {
@@ -41,6 +42,7 @@ ALEXNET = {
     "jpeg_compression": 0.606500,
 }
 CLASSES = 4
+FOLDERS = [f"n{label:08d}" for label in range(CLASSES)]
 
 
 class ByLevel(nn.Module):
@@ -87,32 +89,20 @@ def plain(level: int, side: int) -> Image.Image:
     return Image.new("RGB", (side, side), (level,) * 3)
 
 
-def make_cifar_c(root: Path, labels: Sequence[int], level: Callable[[int, int, int], int]) -> Path:
-    """Make a set whose image i has the grey level ``level(corruption, severity - 1, i)``."""
-    for number, name in enumerate(ALEXNET):
-        levels = [level(number, severity, place) for severity in range(5) for place in range(len(labels))]
-        shape = (len(levels), 32, 32, 3)
-        np.save(root / f"{name}.npy", np.broadcast_to(np.array(levels, np.uint8)[:, None, None, None], shape))
-    np.save(root / "labels.npy", np.array([*labels] * 5))
-    return root
-
-
 @pytest.fixture
 def imagenet_c(tmp_path: Path) -> Path:
     """One image of each of four classes; the class is the level of the middle, the frame is white.
 
     Of corruption c at severity s, the first (c + s) % 5 classes look like the next class.
     """
-    for number, name in enumerate(ALEXNET):
-        for severity in range(5):
-            for label in range(CLASSES):
-                folder = tmp_path / name / str(severity + 1) / f"n{label:08d}"
-                folder.mkdir(parents=True)
-                image = plain(255, 24)
-                looks = label + (label < (number + severity + 1) % 5)
-                image.paste((8 * looks + 32,) * 3, (4, 4, 20, 20))
-                image.save(folder / "ILSVRC2012_val_00000001.JPEG", quality=100)
-    return tmp_path
+
+    def draw(number: int, severity: int, label: int) -> Image.Image:
+        image = plain(255, 24)
+        looks = label + (label < (number + severity + 1) % 5)
+        image.paste((8 * looks + 32,) * 3, (4, 4, 20, 20))
+        return image
+
+    return make_imagenet_c(tmp_path, FOLDERS, ["ILSVRC2012_val_00000001.JPEG"], draw)
 
 
 CLEAN = [(plain(8 * label, 32), label) for label in (0, 1, 2, 3)]
@@ -258,18 +248,16 @@ def test_cifar_c_of_another_number_of_classes_belongs_to_no_data(tmp_path: Path)
 
 
 def test_the_folders_of_imagenet_c_are_the_classes_of_the_data(imagenet_c: Path) -> None:
-    folders = [f"n{label:08d}" for label in range(CLASSES)]
-
     def opened(dataset: Any, name: str = "folder", **changes: Any) -> Any:
         return open_released(imagenet_c, subject_on(dataset, (3, 16, 16), name=name, **changes))
 
-    assert isinstance(opened(Named(folders)), ImageNetC)
-    assert isinstance(opened(Named(folders[:3])), ImageNetC), "the model may know more classes than there are here"
+    assert isinstance(opened(Named(FOLDERS)), ImageNetC)
+    assert isinstance(opened(Named(FOLDERS[:3])), ImageNetC), "the model may know more classes than there are here"
     assert isinstance(opened(CLEAN), ImageNetC), "without names there is nothing to compare"
     for classes, such in (
-        (["ant", *folders[1:]], "1 of 4 classes have another place or no folder there, such as ant"),
-        (folders[1:], "3 of 3 classes have another place or no folder there, such as n00000001, n00000002, n00000003"),
-        ([folders[1], folders[0], *folders[2:]], "2 of 4 classes"),
+        (["ant", *FOLDERS[1:]], "1 of 4 classes have another place or no folder there, such as ant"),
+        (FOLDERS[1:], "3 of 3 classes have another place or no folder there, such as n00000001, n00000002, n00000003"),
+        ([FOLDERS[1], FOLDERS[0], *FOLDERS[2:]], "2 of 4 classes"),
     ):
         with pytest.raises(UserError, match=rf"{imagenet_c} do not mean what those of folder mean: {such}"):
             opened(Named(classes))
@@ -283,12 +271,11 @@ def test_the_classes_of_imagenet_are_known_however_a_reader_names_them(
         subject = subject_on(dataset, (3, 16, 16), name="hfds/imagenet-1k")
         with pytest.raises(UserError, match=r"1000 of 1000 classes .* such as n01440764, n01443537, n01484850"):
             open_released(imagenet_c, subject)
-    names = ["n00000000", "n00000001", "n00000002", "n00000003"]
-    monkeypatch.setattr(ImageNetInfo, "label_names", lambda self: names)
+    monkeypatch.setattr(ImageNetInfo, "label_names", lambda self: FOLDERS)
     assert isinstance(open_released(imagenet_c, subject), ImageNetC)
-    some = subject_on(Named(names[:2]), (3, 16, 16), name="imagenet", only_classes=(0, 1))
+    some = subject_on(Named(FOLDERS[:2]), (3, 16, 16), name="imagenet", only_classes=(0, 1))
     assert isinstance(open_released(imagenet_c, some), ImageNetC)
-    others = subject_on(Named(names[2:]), (3, 16, 16), name="imagenet", only_classes=(2, 3))
+    others = subject_on(Named(FOLDERS[2:]), (3, 16, 16), name="imagenet", only_classes=(2, 3))
     with pytest.raises(UserError, match="2 of 2 classes"):
         open_released(imagenet_c, others)
 

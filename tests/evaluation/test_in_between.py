@@ -11,7 +11,7 @@ from cutmix_zoo.evaluation.in_between import (
     mixup_pairs,
     neither,
 )
-from tests.evaluation.test_occlusion import Linear, holes, linear_class, make_subject, random_pixels
+from tests.evaluation.subjects import Linear, holes, linear_class, make_subject, random_pixels
 
 
 @pytest.mark.parametrize("count", [2, 3, 50])

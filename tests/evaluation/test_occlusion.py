@@ -1,75 +1,13 @@
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from PIL import Image
-from torch import nn
 
-from cutmix_zoo.data.settings import DataSettings, InputSpec
-from cutmix_zoo.evaluation.classifier import Classifier
 from cutmix_zoo.evaluation.occlusion import Where, centre_hole, hole_sides, measure_occlusion, occlude
-from cutmix_zoo.evaluation.subject import Subject
+from tests.evaluation.subjects import CLASSES, Linear, holes, linear_class, make_subject, random_pixels
 
 SIZES = [(6, 6), (7, 7), (5, 8), (9, 4)]
-CLASSES = 4
-
-
-class Linear(nn.Module):
-    """Whole weights, so that images of whole pixels have logits far apart, or equal but for the bias."""
-
-    def __init__(self, channels: int, height: int, width: int) -> None:
-        super().__init__()
-        self.num_classes = CLASSES
-        rng = torch.Generator().manual_seed(0)
-        size = (CLASSES, channels * height * width)
-        self.weight = nn.Parameter(torch.randint(-3, 4, size, generator=rng).float())
-        self.bias = nn.Parameter(torch.arange(CLASSES) / 1e4)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(inputs.flatten(1), self.weight, self.bias)
-
-
-def make_subject(
-    network: nn.Module, pixels: np.ndarray, labels: Sequence[int], *, batch_size: int = 4, limit: int | None = None
-) -> Subject:
-    """Measure on images (N, H, W, C) uint8."""
-    _, height, width, channels = pixels.shape
-    mean, std = (0.25, 0.5, 0.125)[:channels], (0.5, 0.25, 1.0)[:channels]
-    spec = InputSpec((channels, height, width), mean, std)
-    settings = DataSettings("folder", input_size=spec.input_size, mean=mean, std=std, workers=0)
-    images = [Image.fromarray(image[..., 0] if channels == 1 else image) for image in pixels]
-    dataset = list(zip(images, labels, strict=True))
-    classifier = Classifier(network, spec, torch.device("cpu"))
-    return Subject(classifier, dataset, settings, Accelerator(cpu=True), batch_size=batch_size, limit=limit)
-
-
-def random_pixels(count: int, channels: int, height: int, width: int) -> tuple[np.ndarray, list[int]]:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, CLASSES, count).tolist()
-    return rng.integers(0, 256, (count, height, width, channels), np.uint8), labels
-
-
-def linear_class(network: Linear, subject: Subject, pixels: np.ndarray) -> int:
-    """Classify an image (H, W, C) of values in [0, 255], in float64 and by NumPy alone."""
-    spec = subject.classifier.spec
-    inputs = ((pixels / 255 - np.array(spec.mean)) / np.array(spec.std)).transpose(2, 0, 1)
-    weight, bias = network.weight.detach().double().numpy(), network.bias.detach().double().numpy()
-    return int((weight @ inputs.ravel() + bias).argmax())
-
-
-def holes(height: int, width: int) -> Iterator[tuple[int, np.ndarray]]:
-    """All the holes, pixel by pixel."""
-    for side in range(max(height, width) + 3):
-        rows, columns = min(side, height), min(side, width)
-        top, left = (height - rows) // 2, (width - columns) // 2
-        inside = np.zeros((height, width), bool)
-        for row in range(height):
-            for column in range(width):
-                inside[row, column] = top <= row < top + rows and left <= column < left + columns
-        yield side, inside
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)

@@ -508,6 +508,23 @@ def test_weights_of_another_architecture(small: Path, untouched: Path) -> None:
     refused(small, r"these are not the weights of cifar_resnet14\.mine", untouched, "cifar_resnet14.mine")
 
 
+def test_an_architecture_that_cannot_be_made_so(small: Path, untouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that somebody registered, which does not take every number of channels or classes."""
+
+    def picky(*_: object, **__: object) -> nn.Module:
+        raise AssertionError("ten classes\nalone")
+
+    monkeypatch.setattr(timm, "create_model", picky)
+    message = r"^cannot make cifar_resnet8 with \{'num_classes': 100, 'in_chans': 3\}: ten classes alone$"
+    refused(small, message, untouched)
+
+
+def test_a_network_that_does_not_take_the_images_of_its_dataset(untouched: Path, tmp_path: Path) -> None:
+    weights = timm.create_model("test_vit", num_classes=10, in_chans=1).state_dict()
+    message = r"^cannot import .*x\.pth as test_vit\.mine: timm cannot load this model back .*height \(28\) should be"
+    refused(saved(weights, tmp_path / "x.pth"), message, untouched, "test_vit.mine", "fashion_mnist")
+
+
 def test_weights_for_another_number_of_classes(untouched: Path, tmp_path: Path) -> None:
     weights = timm.create_model("cifar_pyramidnet110_a64", num_classes=10).state_dict()
     file = saved(weights, tmp_path / "x.pth")

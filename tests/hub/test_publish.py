@@ -397,7 +397,8 @@ def test_the_command_line_publishes_and_timm_loads_it(run: Path, tmp_path: Path)
         dry = shell(hub, home, *command, "--dry-run", token=None)
         assert (dry.returncode, hub.log) == (0, []), dry.stderr
         assert dry.stdout.startswith("---\n")
-        assert re.search(r"318,504 model\.safetensors\n.*\n.*\n.*results\.json\n", dry.stdout)
+        size = (run / "model" / "model.safetensors").stat().st_size
+        assert re.search(rf"{size:,} model\.safetensors\n.*\n.*\n.*results\.json\n", dry.stdout)
         assert dry.stdout.endswith(f"{REPO}: checked; nothing was uploaded\n")
         with pytest.raises(UserError, match="its dataset, its preprocessing or its recipe"):
             cutmix_zoo.cli.publish([*command[3:], "--zoo-json", str(table)])  # before anything is sent

@@ -50,11 +50,19 @@ def test_what_the_table_cannot_have_is_refused(
         extended(tmp_path / "zoo.json", row, name)
 
 
-def test_another_file_is_no_table(bundle: Bundle, tmp_path: Path) -> None:
-    row = {**zoo_row(bundle, "0" * 40), "recipe": "quickstart"}
-    for text in (None, "[]", "{", '{"weights": [], "sources": {}}'):
-        if text is not None:
-            (tmp_path / "zoo.json").write_text(text)
-        entry = {"repo": REPO} if text and "sources" in text else row
-        with pytest.raises(UserError, match=r"is not a zoo table|has no row"):
-            extended(tmp_path / "zoo.json", entry, "cifar_resnet8.mine")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is not a zoo table: .*No such file or directory"),
+        ("[]", "is not a zoo table: list indices must be integers"),
+        ("{", "is not a zoo table: Expecting property name"),
+        ("{}", "is not a zoo table: 'weights'"),
+        ('{"weights": [], "sources": {}}', "has no row cifar_resnet8.mine, which the installed table has"),
+    ],
+)
+def test_another_file_is_no_table(text: str | None, message: str, tmp_path: Path) -> None:
+    table = tmp_path / "zoo.json"
+    if text is not None:
+        table.write_text(text)
+    with pytest.raises(UserError, match=f"^{table} {message}"):
+        extended(table, {"repo": REPO}, "cifar_resnet8.mine")
