@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-MODEL_ERRORS = (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-"""What timm raises for a model that is not there, or does not take its arguments."""
-
-
 class UserError(ValueError):
     """Something the user can put right: the message says what was expected, what came, and what to do.
 

@@ -19,6 +19,7 @@ from cutmix_zoo.errors import OneProcessError, Preempted, UserError, run_command
 from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.known import dataset_title
 from cutmix_zoo.pictures import draw_curves
+from cutmix_zoo.training.blank_pass import settle_exchange
 from cutmix_zoo.training.checkpoint import Progress, load_checkpoint
 from cutmix_zoo.training.dry_run import describe_cost, dry_run
 from cutmix_zoo.training.environment import device_name
@@ -114,7 +115,7 @@ def _load(job: Job, checkpoint: Path, launch: Progress) -> Progress:
     if not checkpoint.exists():
         raise UserError(f"{checkpoint} is not on this machine: a run of several needs a folder that they all see.")
     start = read_start(checkpoint)
-    changed = start.recipe["optimizer"] != launch.recipe["optimizer"]
+    changed = any(start.recipe[section] != launch.recipe[section] for section in ("model", "optimizer"))
     load_checkpoint(checkpoint, job.state, keep_settings=changed)
     before, now = ((each.train_images, each.recipe["data"]["batch_size"]) for each in (start, launch))
     if start.step and before != now:
@@ -142,7 +143,9 @@ def _train(job: Job, folder: RunFolder, progress: Progress) -> dict[str, Any]:
             accelerator.init_trackers("cutmix_zoo", init_kwargs={"wandb": run, "trackio": run})
         with _within_memory(), stop_requests() as stop:
             if accelerator.is_main_process:
-                _draw(draw_preview, job.recipe, job.splits, folder.plots / "preview.png")
+                file = folder.plots / "preview.png"
+                _draw(draw_preview, job.recipe, job.splits, file, world_size=accelerator.num_processes)
+            settle_exchange(job)
             fit(job, folder, progress, evaluate_accuracy, stop)
         summary = on_main(accelerator, partial(_finish, job, folder, progress))
     except BaseException as error:

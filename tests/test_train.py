@@ -400,6 +400,11 @@ def test_a_probe_may_become_a_fine_tuning(finished: tuple[Recipe, Path], tmp_pat
     with pytest.warns(UserWarning, match="the optimizer is another one than the checkpoint's: it begins anew"):
         train(recipe, tmp_path / "run", resume="auto", allow_changes=True)
     assert len(metrics(tmp_path / "run")) == recipe.schedule.epochs
+    frozen, trained = (
+        load_file(tmp_path / "run" / "checkpoints" / f"epoch-{epoch:04d}" / "model.safetensors")["conv1.weight"]
+        for epoch in (1, recipe.schedule.epochs)
+    )
+    assert not torch.equal(frozen, trained)
 
 
 def test_auto_goes_on_after_an_interruption(

@@ -216,7 +216,11 @@ def eval_loader(
 
 
 def loader_options(device: torch.device | None) -> dict[str, Any]:
-    """Return what all loaders are given whose batches are for a device; for none of its own, if it is ``None``."""
+    """Return what every loader is given.
+
+    Args:
+        device: where its batches go; ``None`` if they stay in the CPU's memory.
+    """
     return {
         "pin_memory": device is not None and device.type == "cuda",
         "generator": torch.Generator(),

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import timm
 from timm.models import parse_model_name
 
-from cutmix_zoo.errors import MODEL_ERRORS, UserError, one_line
+from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.models.exported import CONFIG_FILE, load_exported
 from cutmix_zoo.models.resnet_stride16 import weights_name
+from cutmix_zoo.models.trial import MODEL_ERRORS
 from cutmix_zoo.store import WEIGHTS_FILE, fetch_files
 from cutmix_zoo.training.run import RunFolder
 from cutmix_zoo.zoo import zoo_table

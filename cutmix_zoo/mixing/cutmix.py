@@ -50,7 +50,8 @@ class CutMix(PairMethod):
             1 for ResNet-110 and ImageNet.
         per: ``"batch"``: one gate, lambda and box for all, as in the paper; ``"pair"``: the two of a
             pair share them and exchange boxes; ``"sample"``: each image has its own.
-        pairing: who meets whom; see :class:`~cutmix_zoo.mixing.method.PairMethod`.
+        pairing: who meets whom: ``"derangement"``, nobody meets itself; ``"permutation"``, the authors' code;
+            ``"reverse"``, first and last, as in timm. More at :class:`~cutmix_zoo.mixing.method.PairMethod`.
 
     Raises:
         ValueError: if a setting is out of range or unknown, or settings exclude each other.

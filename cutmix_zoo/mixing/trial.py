@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cutmix_zoo.mixing.compose import OneOf, Scheduled
-from cutmix_zoo.mixing.feature import FeatureMix, inner_methods, nested
+from cutmix_zoo.mixing.feature import FeatureMix, inner_methods
 from cutmix_zoo.mixing.targets import IGNORE_INDEX, are_masks
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def try_maps(mix: MixMethod, sizes: MapSizes) -> None:
         >>> try_maps(FeatureMix(Mixup(), depths=[0, 1]), [(8, 8), None])
     """
     height, width = sizes[0] or (1, 1)
-    for feature in (method for method in nested(mix) if isinstance(method, FeatureMix)):
+    for feature in _feature_mixes(mix):
         for inner, depth in product(_tried(feature.mix), filter(None, feature.depths)):
             alone = FeatureMix(_certain(inner), depths=[depth])
             alone.draw(2, height, width, generator=torch.Generator().manual_seed(0), map_sizes=sizes)
@@ -82,15 +82,28 @@ def _tried(mix: Any) -> Iterator[Any]:
     """Yield the methods inside a method, or itself, that may be drawn."""
     if isinstance(mix, FeatureMix) and 0 not in mix.depths:
         return
-    if isinstance(mix, Scheduled) and (max(mix.start, mix.end) == 0 or mix.off_from == 0):
-        return
-    inner = inner_methods(mix)
-    if isinstance(mix, OneOf) and mix.weights is not None:
-        inner = [method for method, weight in zip(inner, mix.weights, strict=True) if weight > 0]
-    for method in inner:
+    for method in _drawn_inside(mix):
         yield from _tried(method)
-    if not inner and getattr(mix, "prob", 1.0) > 0:
+    if not inner_methods(mix) and getattr(mix, "prob", 1.0) > 0:
         yield mix
+
+
+def _feature_mixes(mix: Any) -> Iterator[FeatureMix]:
+    """Yield what mixes maps, inside a method or itself, and may be drawn."""
+    if isinstance(mix, FeatureMix):
+        yield mix
+    for method in _drawn_inside(mix):
+        yield from _feature_mixes(method)
+
+
+def _drawn_inside(mix: Any) -> list[Any]:
+    """List the settings of a method that are methods and may be drawn."""
+    if isinstance(mix, Scheduled) and (max(mix.start, mix.end) == 0 or mix.off_from == 0):
+        return []
+    inner: list[Any] = inner_methods(mix)
+    if isinstance(mix, OneOf) and mix.weights is not None:
+        return [method for method, weight in zip(inner, mix.weights, strict=True) if weight > 0]
+    return inner
 
 
 def _certain(method: Any) -> Any:

@@ -18,9 +18,9 @@ import timm
 import torch
 from safetensors.torch import save
 
-from cutmix_zoo.errors import MODEL_ERRORS
 from cutmix_zoo.keys import isolated_rng
 from cutmix_zoo.models.regularize import plain_weights
+from cutmix_zoo.models.trial import MODEL_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 
-from cutmix_zoo.errors import MODEL_ERRORS, UserError, did_you_mean, one_line, shown
+from cutmix_zoo.errors import UserError, did_you_mean, one_line, shown
 from cutmix_zoo.keys import isolated_rng
+from cutmix_zoo.models.trial import MODEL_ERRORS
 from cutmix_zoo.models.weights import check_weights
 from cutmix_zoo.store import WEIGHTS_FILE, file_sha256
 

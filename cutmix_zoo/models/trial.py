@@ -1,4 +1,4 @@
-"""A trial of a network, before anything is done with it."""
+"""A trial of a network before anything is done with it, and what goes wrong in making one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import nn
+
+MODEL_ERRORS = (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""What timm raises for a model that is not there, or does not take its arguments."""
 
 
 def try_image(network: nn.Module, input_size: Sequence[int]) -> Any:

@@ -287,6 +287,11 @@ def _load_optimizer(
         [(len(group["params"]), sorted(group) if keep_settings else None) for group in groups]
         for groups in (own, saved["param_groups"])
     ]
+    if shapes[0] != shapes[1] and not keep_settings:
+        raise UserError(
+            "cannot resume: the checkpoint's optimizer groups its parameters otherwise, as that of another version of "
+            "timm may: go on with the version that wrote it."
+        )
     if shapes[0] != shapes[1]:
         warnings.warn("the optimizer is another one than the checkpoint's: it begins anew.", stacklevel=3)
         return

@@ -25,7 +25,7 @@ from cutmix_zoo.models.labels import stated_label_names
 from cutmix_zoo.training.checkpoint import TrainState
 from cutmix_zoo.training.environment import versions
 from cutmix_zoo.training.launch import one_process_first, sum_over_processes
-from cutmix_zoo.training.memory import blank_pass, find_micro_batch
+from cutmix_zoo.training.memory import find_micro_batch
 from cutmix_zoo.training.mix import draw_mix, make_collate, measure_maps
 from cutmix_zoo.training.network import (
     check_takes_images,
@@ -209,11 +209,7 @@ def make_job(recipe: Recipe, accelerator: Accelerator) -> Job:
     job = _make_job(recipe, accelerator)
     if recipe.runtime.micro_batch == "auto":
         # the recipe goes on to say auto: a run may be resumed where other numbers fit
-        job = replace(job, micro_batch=find_micro_batch(job))
-    if accelerator.num_processes > 1:
-        # after its first pass, torch exchanges gradients in other groups, in which they are added up in another order:
-        # without this one, the first update after a resume would not be what it is in an uninterrupted run
-        blank_pass(job, job.model, job.micro_batch or job.local_batch_size, job.local_batch_size)
+        return replace(job, micro_batch=find_micro_batch(job))
     return job
 
 

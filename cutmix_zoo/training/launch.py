@@ -81,8 +81,8 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
     backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if backend.lower() != "no":
         raise UserError(
-            f"accelerate was asked to compile with {backend}, of which a run would not know: launch with "
-            f"--dynamo_backend no, and give the recipe --runtime.compile {backend.lower()}."
+            f"accelerate was asked to compile with {backend}, which no run would have on record: launch with "
+            f"--dynamo_backend no (what compiles in a recipe is runtime.compile: {backend.lower()})."
         )
     if is_launched(environment) and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
         raise UserError(

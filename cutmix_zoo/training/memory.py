@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
-from timm.loss import SoftTargetCrossEntropy
 
-from cutmix_zoo.data.settings import input_spec
 from cutmix_zoo.errors import OneProcessError, UserError, one_line
+from cutmix_zoo.training.blank_pass import blank_pass
 from cutmix_zoo.training.launch import Consensus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from torch import nn
 
     from cutmix_zoo.training.job import Job
 
@@ -55,7 +52,7 @@ def find_micro_batch(job: Job) -> int | None:
         UserError: if not even one image fits.
     """
     whole = job.local_batch_size
-    size = largest_that_fits(whole, lambda size: _try_pass(job, size, whole), Consensus(job.accelerator))
+    size = largest_that_fits(whole, lambda size: _try_pass(job, size), Consensus(job.accelerator))
     return None if size == whole else size
 
 
@@ -78,14 +75,14 @@ def largest_that_fits(whole: int, fits: Callable[[int], bool], consensus: Consen
     return size
 
 
-def _try_pass(job: Job, size: int, whole: int) -> bool:
+def _try_pass(job: Job, size: int) -> bool:
     """Go forward and backward with so many images of a batch; say whether memory was enough."""
     device = job.accelerator.device
     try:
         # room for what comes beside: the optimizer's two moments, and the gradients that processes exchange
         room = [torch.empty_like(parameter) for parameter in job.network.parameters() for _ in range(3)]
         # the bare network: one of several processes may fail, and the others would wait for it
-        blank_pass(job, job.network, size, whole)
+        blank_pass(job, job.network, size)
         del room
     except torch.OutOfMemoryError:
         return False
@@ -97,26 +94,3 @@ def _try_pass(job: Job, size: int, whole: int) -> bool:
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return True
-
-
-def blank_pass(job: Job, model: nn.Module, size: int, whole: int) -> None:
-    """Go forward and backward on images of nothing.
-
-    Args:
-        job: what is trained; its weights, buffers and gradients are as they were afterwards.
-        model: its network, bare or wrapped.
-        size: images of the pass.
-        whole: images of the batch, all of which are there, however few are in a pass.
-    """
-    network = job.network
-    buffers = [buffer.clone() for buffer in network.buffers()]
-    job.train_mode()
-    try:
-        batch = job.prepare(torch.zeros(whole, *input_spec(job.recipe.data).input_size, dtype=torch.uint8))
-        with job.accelerator.autocast():
-            logits = model(batch[:size])
-        SoftTargetCrossEntropy()(logits.float(), torch.zeros_like(logits, dtype=torch.float32)).backward()
-    finally:
-        network.zero_grad(set_to_none=True)
-        for buffer, value in zip(network.buffers(), buffers, strict=True):
-            buffer.copy_(value)

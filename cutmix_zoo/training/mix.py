@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cutmix_zoo.data.settings import InputSpec, input_spec
 from cutmix_zoo.errors import OneProcessError, UserError
 from cutmix_zoo.mixing import IdentityPlan, MixCollate, MixPlan, collate_samples, map_sizes, needs_network, plan_for
-from cutmix_zoo.mixing.feature import FeatureMix, MapSizes, deepest, feature_part, inner_methods
+from cutmix_zoo.mixing.feature import FeatureMix, MapSizes, feature_part, inner_methods
 from cutmix_zoo.mixing.trial import try_maps
 
 if TYPE_CHECKING:
@@ -86,14 +86,6 @@ def measure_maps(recipe: Recipe, model: nn.Module) -> MapSizes | None:
     channels, height, width = input_spec(recipe.data).input_size
     try:
         sizes = map_sizes(model, height, width, channels)
-    except ValueError as error:
-        raise UserError(f"mix: {error}") from error
-    if deepest(recipe.mix) >= len(sizes):
-        raise UserError(
-            f"mix: depths of feature_mix must be below {len(sizes)}, the number of maps of {recipe.model.name} "
-            f"with the image, got {deepest(recipe.mix)}"
-        )
-    try:
         try_maps(recipe.mix, sizes)
     except ValueError as error:
         raise UserError(f"mix: {error}") from error

@@ -11,11 +11,11 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor
 
 from cutmix_zoo.data.settings import input_spec
-from cutmix_zoo.errors import MODEL_ERRORS, UserError, one_line
+from cutmix_zoo.errors import UserError, one_line
 from cutmix_zoo.keys import Stream, isolated_rng
 from cutmix_zoo.known import known_dataset
 from cutmix_zoo.models.regularize import regularize_blocks
-from cutmix_zoo.models.trial import try_image
+from cutmix_zoo.models.trial import MODEL_ERRORS, try_image
 from cutmix_zoo.store import WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def complete_input(recipe: Recipe) -> Recipe:
         The recipe as it is, if its dataset is known or the network does not say.
 
     Raises:
-        UserError: if the network is in a folder or on the Hub, and is not there.
+        UserError: if the network is in a folder or on the Hub, and is not there, or asks for what cannot be made.
 
     Example:
         >>> from cutmix_zoo.training.recipe import load_recipe
@@ -48,7 +48,10 @@ def complete_input(recipe: Recipe) -> Recipe:
         return recipe
     keys = ("input_size", "mean", "std")
     missing: dict[str, Any] = {key: tuple(config[key]) for key in keys if getattr(recipe.data, key) is None}
-    return replace(recipe, data=replace(recipe.data, **missing))
+    try:
+        return replace(recipe, data=replace(recipe.data, **missing))
+    except ValueError as error:
+        raise UserError(f"{recipe.model.name} asks for preprocessing that cannot be made: {error}.") from error
 
 
 def _pretrained_cfg(name: str) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ class RecipeKey(NamedTuple):
     expects: str
     """Which values it takes, in words; of a method's key also which methods have it."""
     default: str | None
-    """What it is unless it is given, as YAML, or what it is of which methods; ``None`` if it has to be given."""
+    """Its value unless it is given, as YAML, or its value for each method; ``None`` if it has to be given."""
     about: str
     """What it means, from the docstring of its section; where methods differ in it, from that of one of them."""
 

@@ -68,7 +68,7 @@ def make_schedule(settings: ScheduleSettings, optimizer: torch.optim.Optimizer, 
     if settings.name not in ("multistep", "constant"):
         gamma = {"decay_rate": settings.gamma} if settings.name == "step" else {}
         try:
-            schedule, epochs = create_scheduler_v2(
+            schedule, length = create_scheduler_v2(
                 optimizer,
                 sched=settings.name,
                 num_epochs=settings.epochs,
@@ -84,10 +84,10 @@ def make_schedule(settings: ScheduleSettings, optimizer: torch.optim.Optimizer, 
             raise UserError(
                 f"cannot make schedule {settings.name!r} with {settings.args or 'no arguments'}: {one_line(error)}"
             ) from error
-        if epochs != settings.epochs:
+        if length != settings.epochs:
             raise UserError(
-                f"schedule.args {settings.args} make a schedule of {epochs:g} epochs, and schedule.epochs is "
-                f"{settings.epochs}: the run has to end where its schedule does."
+                f"schedule.args {settings.args} make a schedule of {length:g} epochs, and the run has "
+                f"{settings.epochs}: leave out what lengthens it, such as cycle_limit, cooldown_epochs, warmup_prefix."
             )
         return schedule
     fractions = settings.milestones if settings.name == "multistep" else ()

@@ -96,8 +96,8 @@ class OptimizerSettings:
 
     Args:
         name: an optimizer of timm; its ``sgd`` has Nesterov momentum, its ``momentum`` has not.
-        lr: learning rate for the recipe's ``data.batch_size``; ``None`` for 0.1 with ``sgd``, ``nesterov`` or
-            ``momentum``; the others have to say.
+        lr: learning rate for the recipe's ``data.batch_size``; ``None`` becomes 0.1 with ``sgd``, ``nesterov`` or
+            ``momentum``; other optimizers need it.
         momentum: momentum of SGD-like optimizers.
         weight_decay: weight decay.
         decay_all: decay every parameter, as the CutMix authors do, but what a network itself exempts
@@ -231,7 +231,7 @@ class EvaluateSettings:
         batch_size: images a forward pass and process.
         every: epochs between validations; the last epoch is always validated.
         patience: end the run after so many validations without a new best by ``best_by``; ``None`` for never. The
-            learning rate moves as if the run had its whole length. What is exported are the last weights;
+            learning rate moves as if the run had its whole length. The last weights are exported;
             ``runtime.keep_best`` keeps checkpoints of the best.
         best_by: the number of ``metrics.jsonl`` that says which epoch is the best, the highest, of a loss the lowest:
             ``top1``, ``top5``, ``val_loss``, ``balanced_accuracy`` or ``macro_f1``, or one of the averaged weights,

@@ -64,6 +64,8 @@ def test_maps_that_a_method_cannot_mix_are_found_at_every_depth(mix: Any) -> Non
 
 def test_maps_that_are_never_mixed_are_not_tried() -> None:
     try_maps(Chain([Cutout(4, prob=0.5), FeatureMix(CutMix(prob=0.0), depths=(0, 1))]), [(8, 6), None])
+    try_maps(OneOf([Mixup(), FeatureMix(CutMix(), depths=(4,))], weights=[1, 0]), [(8, 6), None])
+    try_maps(Scheduled(FeatureMix(CutMix(), depths=(4,)), off_from=0.0), [(8, 6), None])
     try_maps(CutMix(), [(8, 6)])
 
 

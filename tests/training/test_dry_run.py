@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cutmix_zoo.data.loaders import EvalLoader
 from cutmix_zoo.errors import UserError
@@ -12,6 +13,7 @@ from cutmix_zoo.evaluation.accuracy import evaluate_accuracy
 from cutmix_zoo.train import command
 from cutmix_zoo.training.checkpoint import Progress, save_checkpoint
 from cutmix_zoo.training.dry_run import STEPS, describe_cost, dry_run
+from cutmix_zoo.training.gradient import GradientGuard
 from cutmix_zoo.training.job import make_job
 from cutmix_zoo.training.launch import make_accelerator
 from cutmix_zoo.training.recipe import load_recipe
@@ -57,6 +59,18 @@ def test_trackers_are_looked_for_and_not_started(
     options = [word for key, value in tiny_options.items() for word in (f"--{key}", value)]
     command(["--config", "quickstart", "--dry-run", "--runtime.trackers", "[tensorboard]", *options])
     assert capsys.readouterr().out.endswith("Nothing was written.\n")
+
+
+def test_gradients_that_a_gpu_has_not_shown_yet_are_looked_at(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen_late(guard: GradientGuard, norm: torch.Tensor, place: str) -> bool:
+        guard._unseen.append((place, norm * torch.inf))
+        return True
+
+    monkeypatch.setattr(GradientGuard, "admits", seen_late)
+    with pytest.raises(UserError, match=r"the gradient of epoch 1, step 1 .* is not finite"):
+        dry_run(make_job(tiny_recipe, make_accelerator()), evaluate_accuracy)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

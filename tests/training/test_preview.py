@@ -85,17 +85,29 @@ def test_the_method_sees_the_images_of_the_batch_that_is_drawn(
 
 @leaves_files_open
 def test_of_a_stream_the_batch_is_that_of_one_of_several_processes(
-    webdataset_folder: Path, drawn: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    webdataset_folder: Path, drawn: list[Any], tmp_path: Path
 ) -> None:
     pytest.importorskip("webdataset")
-    monkeypatch.setattr(cutmix_zoo.training.preview, "process_count", lambda: 4)
     options = {"data.name": "wds/", "data.root": str(webdataset_folder), "model.num_classes": "3", "data.pad": "1"}
     options |= {"data.input_size": "[3,8,8]", "data.mean": "[0.5,0.5,0.5]", "data.std": "[0.5,0.5,0.5]"}
     # a share of the 24 images is no batch of all processes
     recipe = load_recipe("quickstart", {**options, "data.batch_size": "48", "mix.prob": "1.0"})
-    draw_preview(recipe, open_splits(recipe), tmp_path / "p.png")
+    draw_preview(recipe, open_splits(recipe), tmp_path / "p.png", world_size=4)
     (images, labels, *_), _ = drawn[0]
     assert len(images) == len(labels) == 12
+
+
+def test_the_picture_is_what_the_first_of_several_processes_trains_on(
+    tiny_recipe: Recipe, drawn: list[Any], tmp_path: Path
+) -> None:
+    recipe, splits = replace(tiny_recipe, mix=CutMix()), open_splits(tiny_recipe)
+    draw_preview(recipe, splits, tmp_path / "p.png", world_size=2)
+    (images, labels, plan, *_), _ = drawn[0]
+    first = train_loader(splits.train, recipe.data, collate_fn=collate_samples, num_classes=10, seed=0, world_size=2)
+    expected, expected_labels = next(first.epoch(0))
+    assert len(images) == 8
+    assert torch.equal(images, plan.apply(expected))
+    assert torch.equal(labels, expected_labels)
 
 
 def test_a_recipe_that_never_mixes_shows_its_first_batch(tiny_recipe: Recipe, drawn: list[Any], tmp_path: Path) -> None:

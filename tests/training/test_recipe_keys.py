@@ -70,7 +70,7 @@ def test_every_key_has_a_meaning_and_of_methods_that_differ_one_has_it() -> None
     keys = recipe_keys()
     assert all(key.about for key in keys.values())
     assert keys["mix.alpha"].about.startswith("of cutmix: ")
-    assert keys["mix.pairing"].about == "of cutmix: who meets whom; see PairMethod."
+    assert keys["mix.pairing"].about.endswith("first and last, as in timm. More at PairMethod.")
     batch = "batch of cutmix, mixup, resizemix, fmix, gridmix, smoothmix, saliencymix, ricap, one_of"
     assert keys["mix.per"].default == f"{batch}; sample of cutout"
     assert keys["regularize.drop_block_size"].about.startswith("side of the blocks")  # of the class it is made from

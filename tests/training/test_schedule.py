@@ -90,7 +90,7 @@ def test_arguments_that_timm_does_not_take(name: str, args: dict[str, int]) -> N
 )
 def test_a_schedule_that_does_not_end_with_the_run_is_refused(args: dict[str, int], warmup: int, epochs: int) -> None:
     cosine = ScheduleSettings(epochs=10, name="cosine", warmup_epochs=warmup, args=args)
-    with pytest.raises(UserError, match=f"make a schedule of {epochs} epochs, and schedule.epochs is 10"):
+    with pytest.raises(UserError, match=f"make a schedule of {epochs} epochs, and the run has 10: leave out"):
         learning_rates(cosine, 2)
 
 
