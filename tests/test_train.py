@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.loss import SoftTargetCrossEntropy
 
 import cutmix_zoo.train
 from cutmix_zoo.errors import OneProcessError, UserError
@@ -586,26 +588,29 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_says_where(
         train(often, tmp_path / "often")
 
 
+def overflow_at(patch: pytest.MonkeyPatch, *passes: int) -> None:
+    """Let the gradient of some passes, counted from 1, not be finite; the loss itself is."""
+    numbers = itertools.count(1)
+
+    class Overflows(SoftTargetCrossEntropy):
+        def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            factor = torch.inf if next(numbers) in passes else 1.0
+            x.register_hook(lambda grad: grad * factor)
+            return super().forward(x, target)
+
+    patch.setattr(cutmix_zoo.training.loop, "SoftTargetCrossEntropy", Overflows)
+
+
 def test_bad_gradients_are_skipped_as_often_as_the_recipe_allows(
     finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, _ = finished
-    original, calls = cutmix_zoo.training.loop.SoftTargetCrossEntropy, 0
-
-    class SometimesInfinite(original):
-        def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            nonlocal calls
-            calls += 1
-            # as an overflow of the gradient: the loss itself is finite
-            x.register_hook(lambda grad: grad * torch.inf if calls in (4, 7) else grad)
-            return super().forward(x, target)
-
-    monkeypatch.setattr(cutmix_zoo.training.loop, "SoftTargetCrossEntropy", SometimesInfinite)
+    overflow_at(monkeypatch, 4, 7)
     lenient = replace(recipe, optimizer=replace(recipe.optimizer, skip_nonfinite=2))
     train(lenient, tmp_path / "lenient")
     state = json.loads((tmp_path / "lenient" / "checkpoints" / "epoch-0003" / "state.json").read_text())
     assert state["progress"]["skipped"] == 2
-    calls = 0
+    overflow_at(monkeypatch, 4, 7)
     strict = replace(recipe, optimizer=replace(recipe.optimizer, skip_nonfinite=1))
     with pytest.raises(UserError, match=r"epoch 2, step 2 .* is not finite"):
         train(strict, tmp_path / "strict")
@@ -615,16 +620,7 @@ def test_an_epoch_whose_only_update_is_left_out(
     finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, _ = finished
-    original, calls = cutmix_zoo.training.loop.SoftTargetCrossEntropy, 0
-
-    class AtFirstInfinite(original):
-        def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            nonlocal calls
-            calls += 1
-            x.register_hook(lambda grad: grad * torch.inf if calls == 1 else grad)
-            return super().forward(x, target)
-
-    monkeypatch.setattr(cutmix_zoo.training.loop, "SoftTargetCrossEntropy", AtFirstInfinite)
+    overflow_at(monkeypatch, 1)
     whole = replace(recipe, data=replace(recipe.data, batch_size=80), schedule=replace(recipe.schedule, epochs=2))
     train(replace(whole, optimizer=replace(recipe.optimizer, skip_nonfinite=1)), tmp_path / "run")
     assert [line["train_loss"] is None for line in metrics(tmp_path / "run")] == [True, False]
