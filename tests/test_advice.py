@@ -20,7 +20,8 @@ from tests.results_text import marked_interval
 
 RESULTS = Path(__file__).parents[1] / "results"
 TEXT = (RESULTS / "README.md").read_text(encoding="utf-8")
-CASES = ("scratch-1000", "finetune-1000", "finetune-10000")
+FINE_TUNING = ("finetune-1000", "finetune-10000")
+CASES = ("scratch-1000", *FINE_TUNING)
 METHODS = ("baseline", "cutmix")
 
 
@@ -89,7 +90,7 @@ def test_the_readme_says_what_little_data_gained() -> None:
 
 def test_the_readme_says_what_fine_tuning_lost() -> None:
     losses: dict[tuple[str, ...], float] = {}
-    for case in CASES[1:]:
+    for case in FINE_TUNING:
         baseline = top1(f"{case}-baseline")
         for (alpha, prob, epochs), values in top1(f"{case}-cutmix").items():
             difference = paired_difference(baseline[epochs,], values)

@@ -39,6 +39,12 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than the trainings here; the finished run, which is made before, has them."""
+    monkeypatch.setattr(cutmix_zoo.train, "find_spec", lambda _: None)
+
+
 @pytest.fixture(scope="module")
 def finished(tiny_options: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     """One finished run that several tests look at."""
@@ -641,10 +647,9 @@ def test_clipping_bounds_how_far_an_update_goes(finished: tuple[Recipe, Path], t
 
 
 def test_without_matplotlib_the_numbers_are_still_there(
-    finished: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: tuple[Recipe, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, folder = finished
-    monkeypatch.setattr(cutmix_zoo.train, "find_spec", lambda _: None)
     train(recipe, tmp_path / "plain")
     assert not (tmp_path / "plain" / "plots").exists()
     assert weights(tmp_path / "plain") == weights(folder)
