@@ -257,7 +257,8 @@ def load_checkpoint(checkpoint: Path, state: TrainState, *, keep_settings: bool 
             another kind than the saved one, or groups its parameters otherwise, it begins anew, with a warning.
 
     Raises:
-        UserError: if the weights are those of another network.
+        UserError: if the weights are those of another network, or the optimizer groups its parameters otherwise and
+            has no settings of its own to keep.
     """
     saved, weights = read_json(checkpoint / _STATE), load_file(checkpoint / "model.safetensors")
     difference = _shape_difference(weights, state.network.state_dict())
@@ -287,12 +288,12 @@ def _load_optimizer(
         [(len(group["params"]), sorted(group) if keep_settings else None) for group in groups]
         for groups in (own, saved["param_groups"])
     ]
-    if shapes[0] != shapes[1] and not keep_settings:
-        raise UserError(
-            "cannot resume: the checkpoint's optimizer groups its parameters otherwise, as that of another version of "
-            "timm may: go on with the version that wrote it."
-        )
     if shapes[0] != shapes[1]:
+        if not keep_settings:
+            raise UserError(
+                "cannot resume: the checkpoint's optimizer groups its parameters otherwise, as that of another version "
+                "of timm may: go on with the version that wrote it."
+            )
         warnings.warn("the optimizer is another one than the checkpoint's: it begins anew.", stacklevel=3)
         return
     if keep_settings:
